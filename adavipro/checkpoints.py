@@ -1,0 +1,173 @@
+"""Saving and loading that cannot lie: atomic, hashed, two generations, no pickle.
+
+A checkpoint is `step-<n>.safetensors` (tensors) and `step-<n>.json` (the manifest: format version, step, settings,
+sha256 of the tensors, sha256 of itself). Both are written aside, synced and renamed, the manifest last; a
+checkpoint without a sound manifest does not exist.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+FORMAT = 1
+KEEP = 2  # generations
+PARTIAL = ".partial"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not of this run; the message says which and what to do."""
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, and never a part.
+
+    Raises:
+        OSError: naming the path, the bytes needed and those free, where the disk is full; the former file stays.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        status = os.statvfs(path.parent)
+        free = status.f_bavail * status.f_frsize
+        raise OSError(
+            error.errno,
+            f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
+        ) from error
+    _sync_folder(path.parent)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling for each value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Save one generation and remove those older than the one before it.
+
+    Args:
+        folder: where checkpoints of one run live.
+        step: steps done; names the files.
+        tensors: everything that is a tensor.
+        settings: everything else, as JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    manifest = {"format": FORMAT, "step": step, "tensors_sha256": _sha256(content), "settings": settings}
+    manifest["sha256"] = _sha256(canonical_json(manifest).encode())
+    write_atomically(_tensors_path(folder, step), content)
+    write_atomically(_manifest_path(folder, step), canonical_json(manifest).encode())
+    for old in steps_saved(folder)[KEEP:]:
+        _manifest_path(folder, old).unlink(missing_ok=True)
+        _tensors_path(folder, old).unlink(missing_ok=True)
+
+
+def _tensors_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def _manifest_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.json"
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """Steps that have a manifest, newest first."""
+    found = [p.stem.removeprefix("step-") for p in folder.glob("step-*.json")]
+    return sorted((int(s) for s in found if s.isdigit()), reverse=True)
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Remove what a killed save left behind: partial files, and tensors whose manifest never came."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
+    for tensors in folder.glob("step-*.safetensors"):
+        if not tensors.with_suffix(".json").exists():
+            tensors.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load one generation after checking every byte of it. Returns tensors and settings.
+
+    Raises:
+        CheckpointError: if a file is missing, cut short, altered, or of another format version.
+    """
+    with _described(_manifest_path(folder, step)) as path:
+        text = path.read_bytes()
+        manifest = json.loads(text)
+        told = manifest.pop("sha256")
+        if told != _sha256(canonical_json(manifest).encode()):
+            raise ValueError("its content does not match its own sha256")
+        if canonical_json({**manifest, "sha256": told}).encode() != text:
+            raise ValueError("its bytes were altered")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format version {manifest['format']}, but this release reads {FORMAT}: use the release "
+            "that wrote it, or start the run anew"
+        )
+    with _described(_tensors_path(folder, step)) as path:
+        content = path.read_bytes()
+        found = _sha256(content)
+        if found != manifest["tensors_sha256"]:
+            raise ValueError(f"its sha256 is {found}, the manifest says {manifest['tensors_sha256']}")
+        tensors = load(content)
+    return tensors, manifest["settings"]
+
+
+@contextlib.contextmanager
+def _described(path: Path) -> Iterator[Path]:
+    """Turn whatever goes wrong in reading `path` into one CheckpointError that names it."""
+    try:
+        yield path
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint file {path} cannot be used: {error}") from error
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load the newest sound generation; a damaged one is passed over with a warning.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or none is sound.
+    """
+    steps = steps_saved(folder)
+    if not steps:
+        raise CheckpointError(
+            f"there is no checkpoint in {folder} to resume from: start the run without asking to resume"
+        )
+    problems = []
+    for step in steps:
+        try:
+            loaded = load_checkpoint(folder, step)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; going on from step {step}", stacklevel=2)
+        return loaded
+    raise CheckpointError("no checkpoint is sound: " + "; ".join(problems))

@@ -1,0 +1,116 @@
+"""AdaViPro: what to add (a template) and where to add it (edges, region logits, decisions)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adavipro import masks
+from adavipro.edges import EdgeDetector
+from adavipro.masks import MaskGenerator
+from adavipro.prompts import FramePrompt, PatchPrompt
+
+
+class Prompted(NamedTuple):
+    """What the method makes of a batch of images.
+
+    images: (b, 3, h, w), with the prompt added.
+    decisions: (b, 1, r, r), one a region; VP has a single region that is always on.
+    mask: (b, 1, h, w), the decisions enlarged.
+    logits: (b, 2, r, r), off and on; None for VP and for fixed decisions.
+    """
+
+    images: Tensor
+    decisions: Tensor
+    mask: Tensor
+    logits: Tensor | None
+
+
+class AdaViPro(nn.Module):
+    """Add a learned template to the regions of an image that a generator picks: x + P * m_p (Eq. 2).
+
+    Without `edges` and `masks` it is VP: the template is added everywhere. It knows nothing of the classifier;
+    any model that takes images can follow.
+
+    Args:
+        prompt: the template P.
+        edges: F_e, images to edges; None for VP.
+        masks: F_c and F_p, edges to region logits; None for VP.
+        hard: sample decisions of 0 or 1 with straight-through gradients; otherwise soft ones.
+    """
+
+    def __init__(
+        self,
+        prompt: FramePrompt | PatchPrompt,
+        edges: EdgeDetector | nn.Identity | None = None,
+        masks: MaskGenerator | None = None,
+        hard: bool = True,
+    ) -> None:
+        super().__init__()
+        self.prompt, self.edges, self.masks, self.hard = prompt, edges, masks, hard
+
+    @property
+    def region_px(self) -> int:
+        """Side of a decision region; the whole image for VP."""
+        return self.masks.region_px if self.masks is not None else self.prompt.image_px
+
+    def live_regions(self) -> Tensor:
+        """Regions that the template can reach: bool (r, r). At p = 30 of 224 px, the outer 24 of 49."""
+        support = self.prompt.support.float()[None, None]
+        return F.max_pool2d(support, self.region_px)[0, 0].bool()
+
+    def region_logits(self, images: Tensor) -> Tensor | None:
+        """Region logits (b, 2, r, r) of normalised images; None for VP."""
+        if self.masks is None or self.edges is None:
+            return None
+        with torch.no_grad():
+            edges = self.edges(images)
+        return self.masks(edges)
+
+    def forward(
+        self,
+        images: Tensor,
+        temperature: float | None = None,
+        generator: torch.Generator | None = None,
+        decisions: Tensor | None = None,
+    ) -> Prompted:
+        """Prompt normalised images (b, 3, h, w).
+
+        Args:
+            temperature: tau for sampled decisions (training); None takes the likelier decision (inference).
+            generator: CPU source of the Gumbel noise and of a random patch's place; needed with a temperature.
+            decisions: (b, 1, r, r), to set the decisions by hand, as ablations and explorers do.
+
+        Raises:
+            ValueError: if the images are not a float batch of the template's size.
+        """
+        check_images(images, self.prompt.image_px)
+        logits = None
+        if decisions is None:
+            logits = self.region_logits(images)
+            if logits is None:
+                decisions = images.new_ones(len(images), 1, 1, 1)
+            elif temperature is None:
+                decisions = masks.choose(logits)
+            else:
+                if generator is None:
+                    raise ValueError("a temperature is given without a generator for the Gumbel noise")
+                noise = masks.gumbel_noise(logits.shape, generator)
+                decisions = masks.decide(logits, temperature, noise, self.hard)
+        mask = masks.enlarge(decisions, images.shape[-1] // decisions.shape[-1])
+        template = self.prompt(generator if temperature is not None else None)
+        return Prompted(images + template * mask.to(images.dtype), decisions, mask, logits)
+
+
+def check_images(images: Tensor, image_px: int) -> None:
+    """Raise a ValueError that names what was expected where images cannot be prompted."""
+    wanted = f"a float batch (b, 3, {image_px}, {image_px})"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images are a {type(images).__name__}, expected {wanted}")
+    if not images.is_floating_point():
+        raise ValueError(f"images have type {images.dtype}, expected {wanted}: divide by 255 and normalise")
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, image_px, image_px):
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected {wanted}")
+    if len(images) == 0:
+        raise ValueError(f"the batch is empty, expected {wanted} with b of at least 1")
