@@ -1,7 +1,7 @@
 """Frozen image classifiers: normalised images in, class scores out."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import open_clip
 import torch
@@ -77,7 +77,7 @@ class FrozenClip(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         class_embeddings: Tensor,
         class_names: list[str],
         mean: Tensor,
@@ -86,9 +86,13 @@ class FrozenClip(nn.Module):
         name: str,
     ) -> None:
         super().__init__()
-        self.visual = model.visual
+        self.visual: Any = model.visual
         conv = getattr(self.visual, "conv1", None)
-        if isinstance(conv, nn.Conv2d) and conv.kernel_size == conv.stride and conv.stride[0] == conv.stride[1]:
+        if (
+            isinstance(conv, nn.Conv2d)
+            and conv.kernel_size == conv.stride
+            and conv.stride[0] == conv.stride[1]
+        ):
             self.visual.conv1 = PatchEmbedding(conv)
         self.class_names, self.image_px, self.name = class_names, image_px, name
         self.register_buffer("class_embeddings", class_embeddings)
@@ -116,7 +120,9 @@ class FrozenClip(nn.Module):
         """
         names = clean_class_names(class_names)
         if template.count("{}") != 1:
-            raise ValueError(f"template is {template!r}, but it must hold exactly one {{}} for the class name")
+            raise ValueError(
+                f"template is {template!r}, but it must hold exactly one {{}} for the class name"
+            )
         source = resolve_model(name)
         model = open_clip.create_model(source, pretrained=pretrained, require_pretrained=True)
         model.eval()
@@ -143,5 +149,3 @@ class FrozenClip(nn.Module):
         """Score normalised images (b, 3, h, w). Returns logits (b, k)."""
         features = F.normalize(self.visual(images), dim=-1)
         return self.scale * features @ self.class_embeddings.T
-
-

@@ -21,10 +21,10 @@ class EdgeDetector(nn.Module):
     """
 
     kernel: Tensor
+    mean: Tensor
+    std: Tensor
 
-    def __init__(
-        self, channels: int = 3, mean: Tensor | None = None, std: Tensor | None = None
-    ) -> None:
+    def __init__(self, channels: int = 3, mean: Tensor | None = None, std: Tensor | None = None) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"edge_channels is {channels!r}, but an edge map has 1 or 3 channels")

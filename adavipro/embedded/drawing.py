@@ -120,9 +120,7 @@ def place(
     slant[:, 0, 1], slant[:, 0, 0] = shear, 1 / stretch
     linear = slant @ rotation
     offset = -(linear @ shift[:, :, None])
-    grid = F.affine_grid(
-        torch.cat([linear, offset], 2), [b, 1, IMAGE_PX, IMAGE_PX], align_corners=False
-    )
+    grid = F.affine_grid(torch.cat([linear, offset], 2), [b, 1, IMAGE_PX, IMAGE_PX], align_corners=False)
     return F.grid_sample(glyphs[:, None], grid, align_corners=False)
 
 

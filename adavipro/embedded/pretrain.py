@@ -9,17 +9,18 @@ the text tower to tell them apart.
 import argparse
 import json
 import math
-import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from adavipro.checkpoints import write_atomically
 from adavipro.embedded import scenes
 from adavipro.embedded.vocabulary import (
     CLASS_NAMES,
@@ -61,7 +62,7 @@ def disturb(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) 
 class Captions:
     """All captions of the small world as token ids of a compact vocabulary (the few hundred words in use)."""
 
-    def __init__(self, tokenizer) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         names = [[t.format(n) for t in CLASS_TEMPLATES] for n in CLASS_NAMES]
         colours = [[t.format(c) for t in COLOUR_TEMPLATES] for c in COLOURS]
         ids = [torch.stack([tokenizer(texts) for texts in group]) for group in (names, colours)]
@@ -77,7 +78,7 @@ class Captions:
         return torch.cat(picked)
 
 
-def build(folder: Path, words: int) -> torch.nn.Module:
+def build(folder: Path, words: int) -> open_clip.CLIP:
     """Make the CLIP that `folder`'s open_clip_config.json describes, with a vocabulary of `words`."""
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     config["text_cfg"]["vocab_size"] = words
@@ -94,9 +95,7 @@ def export(model: torch.nn.Module, captions: Captions, folder: Path) -> Path:
     state["token_embedding.weight"] = table
     state.pop("attn_mask", None)
     target = folder / "open_clip_model.safetensors"
-    partial = target.with_suffix(".partial")
-    save_file(state, partial)
-    os.replace(partial, target)
+    write_atomically(target, save(state))
     return target
 
 
@@ -128,9 +127,7 @@ class Trainer:
         for name, p in self.parameters.items():
             for key in ("exp_avg", "exp_avg_sq", "step"):
                 tensors[f"{key}.{name}"] = self.optimizer.state[p][key]
-        partial = self.work / "pretrain.partial"
-        save_file(tensors, partial, metadata={"done": str(self.done)})
-        os.replace(partial, self.work / "pretrain.safetensors")
+        write_atomically(self.work / "pretrain.safetensors", save(tensors))
 
     def load(self) -> None:
         """Continue from the last saved round, where there is one."""

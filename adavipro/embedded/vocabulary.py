@@ -2,9 +2,7 @@
 
 import string
 
-DIGITS = tuple(
-    f"digit {word}" for word in "zero one two three four five six seven eight nine".split()
-)
+DIGITS = tuple(f"digit {word}" for word in "zero one two three four five six seven eight nine".split())
 
 # The capitals I and O are left out: in most fonts they are strokes of the digits one and zero.
 LETTERS = tuple(f"letter {c}" for c in string.ascii_lowercase if c not in "io")

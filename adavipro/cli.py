@@ -1,0 +1,201 @@
+"""The command line: adavipro run, sweep, tune, table, reproduce, settings."""
+
+import argparse
+import dataclasses
+import sys
+import time
+import types
+import typing
+import warnings
+from pathlib import Path
+from typing import Any
+
+from adavipro import checkpoints, datasets, experiment, figures, presets, sweeps, tables, training
+from adavipro.experiment import METHODS, Experiment
+
+ROOT = Path("runs")
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """Read a setting's text as its type; what cannot be read stays text, for the settings to refuse."""
+    if text.lower() in ("none", "null"):
+        return None
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in kinds:
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                return text
+    return text
+
+
+def _settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, by name."""
+    hints = typing.get_type_hints(Experiment)
+    values = {}
+    for item in args.set or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"-s takes NAME=VALUE, got {item!r}")
+        values[name] = _value(text, hints.get(name, str))
+    return values
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and report one experiment."""
+    chosen = {"dataset": args.dataset, "prompt_px": args.prompt_px, "seed": args.seed}
+    given = {k: v for k, v in chosen.items() if v is not None} | _settings_of(args)
+    wanted = presets.preset(args.world, args.method, **given)
+    result = experiment.run(wanted, args.root, args.resume or None, args.device)
+    row = sweeps.row_of(wanted, result, args.root)
+    print(tables.to_markdown(tables.summarise([row])), end="")
+    print(f"folder: {wanted.folder(args.root)}")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Run a grid and write its results file."""
+    grid = sweeps.grid(args.datasets, METHODS, args.prompt_px, args.seeds)
+    started = time.perf_counter()
+    rows, errors = sweeps.sweep(grid, sweeps.report_run, args.root, args.workers)
+    _write_rows(args.out, rows, errors)
+    print(f"{len(rows)} of {len(grid)} runs in {(time.perf_counter() - started) / 60:.1f} min: {args.out}")
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Search a method's recipe on validation and print the candidates, best first."""
+    runs = sweeps.candidates(args.method)
+    rows, errors = sweeps.sweep(runs, sweeps.validate_run, args.root / "tune", args.workers)
+    _write_rows(args.out, rows, errors)
+    names = list(presets.SEARCH[args.method])
+    ranked: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        ranked.setdefault(tuple(row[n] for n in names), []).append(100 * row["val_accuracy"])
+    lines = [
+        {**dict(zip(names, key, strict=True)), "runs": len(v), "mean val (%)": f"{sum(v) / len(v):.2f}"}
+        for key, v in ranked.items()
+    ]
+    print(tables.to_markdown(sorted(lines, key=lambda x: -float(x["mean val (%)"]))), end="")
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]], errors: dict[str, str]) -> None:
+    if rows:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(path, experiment.to_csv(rows).encode())
+    for name, error in errors.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if errors:
+        raise SystemExit(1)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print a table of the paper's from the results that ship."""
+    summary = tables.summarise(tables.read_results(args.world, args.results))
+    text = experiment.to_csv(summary) if args.format == "csv" else tables.to_markdown(summary)
+    print(text, end="")
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Zero-shot, VP and AdaViPro on handwritten digits at a narrow and at the full frame: table, plot, pictures."""
+    name, frames = "digits", (presets.DEFAULT_FRAME_PX, presets.FRAMES_PX[112])
+    print(f"Adapting a frozen small CLIP to {name}, frames of {frames[0]} and {frames[1]} px:")
+    rows = []
+    methods = {}
+    for wanted in sweeps.grid([name], METHODS, frames, seeds=[0]):
+        started = time.perf_counter()
+        result = experiment.run(wanted, args.root)
+        rows.append(sweeps.row_of(wanted, result, args.root))
+        told = f"{wanted.method} {wanted.prompt_px} px" if result["steps"] else wanted.method
+        print(f"  {told}: {result['test_accuracy']:.1%} ({time.perf_counter() - started:.0f} s)", flush=True)
+        if result["steps"]:
+            title = {"vp": "VP", "adavipro": "AdaViPro"}[wanted.method]
+            classifier, methods[f"{title}-{wanted.prompt_px}"] = experiment.restore(wanted, args.root)
+    split = datasets.load_split(name, "test")
+    out = args.root / "reproduce"
+    shown = slice(0, 10)
+    pictures = figures.picture_figure(classifier, split.images[shown], methods, split.labels[shown])
+    written = figures.save(figures.accuracy_figure(rows), out / "accuracy")
+    written += figures.save(pictures, out / "pictures")
+    print("\nTest accuracy (%), one seed:\n")
+    print(tables.to_markdown(tables.accuracy_matrix(rows)))
+    print("Object pixels under the prompt:")
+    for row in rows:
+        if row["object_cover"] is not None:
+            print(
+                f"  {row['method']} {row['prompt_px']} px: {row['object_cover']:.0%}, regions on {row['share_on']:.0%}"
+            )
+    print("\nFigures:", *(f"  {path}" for path in written), sep="\n")
+
+
+def show_settings(_: argparse.Namespace) -> None:
+    """List every setting with its meaning and the paper's or our default."""
+    for f in dataclasses.fields(Experiment):
+        print(f"{f.name} = {f.default!r}: {f.metadata['doc']}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    top = argparse.ArgumentParser(
+        prog="adavipro", description="AdaViPro: learn what to add to an image, and where."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Any, name: str | None = None) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").strip()
+        sub = commands.add_parser(name or function.__name__, help=text, description=text)
+        sub.set_defaults(function=function)
+        sub.add_argument("--root", type=Path, default=ROOT, help="folder of run folders (default: runs)")
+        return sub
+
+    one = command(run)
+    one.add_argument("--world", default="embedded", choices=("embedded", "paper"))
+    one.add_argument("--method", default="adavipro", choices=METHODS)
+    one.add_argument("--dataset", help="one of: " + ", ".join(datasets.CLASS_NAMES))
+    one.add_argument("--prompt-px", type=int, help="width of the frame")
+    one.add_argument("--seed", type=int)
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--resume", action="store_true", help="go on from a checkpoint; fail without one")
+    one.add_argument(
+        "-s", "--set", action="append", metavar="NAME=VALUE", help="any setting; see `adavipro settings`"
+    )
+
+    many = command(sweep)
+    many.add_argument("--datasets", nargs="+", default=list(datasets.CLASS_NAMES))
+    many.add_argument("--prompt-px", nargs="+", type=int, default=list(presets.FRAMES_PX.values()))
+    many.add_argument("--seeds", nargs="+", type=int, default=list(presets.REPORT_SEEDS))
+    many.add_argument("--workers", type=int, help="processes (default: one a core)")
+    many.add_argument("--out", type=Path, default=Path("data/results/embedded.csv"))
+
+    search = command(tune)
+    search.add_argument("--method", required=True, choices=tuple(presets.SEARCH))
+    search.add_argument("--workers", type=int, help="processes (default: one a core)")
+    search.add_argument("--out", type=Path, default=Path("runs/tune.csv"))
+
+    printed = command(table)
+    printed.add_argument(
+        "number", choices=tuple(tables.TABLES), help="; ".join(map(": ".join, tables.TABLES.items()))
+    )
+    printed.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))
+    printed.add_argument("--format", default="markdown", choices=("markdown", "csv"))
+    printed.add_argument("--results", type=Path, help="a results file of your own")
+
+    command(reproduce)
+    command(show_settings, "settings")
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; what the user got wrong is one sentence on stderr and exit code 2."""
+    args = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)
+    try:
+        args.function(args)
+    except (ValueError, training.TrainingDiverged, OSError) as error:
+        print(f"adavipro: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Data sets and their splits: decoded images in memory, labels, and the true objects where they are known."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from adavipro.classifiers import data_folder
+from adavipro.embedded import scenes
+from adavipro.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
+from adavipro.seeds import generator
+
+SIZES = {"train": 2000, "val": 600, "test": 1000}
+IMAGE_PX = 56
+DRAWING_SEED = 2403  # of the embedded data sets: they are the same for everyone
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split, in memory.
+
+    images: uint8 (n, 3, h, w). objects: uint8 (n, 1, h, w), how much of each pixel is object (255 is all of it);
+    None where the data set knows no object. labels: int64 (n,).
+    """
+
+    images: Tensor
+    objects: Tensor | None
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """A short sha256 of images and labels: two splits with the same one are the same."""
+        content = self.images.numpy().tobytes() + self.labels.numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "digits": DIGITS,
+    "letters": LETTERS,
+    "sketches": tuple(SYMBOLS),
+    "textures": TEXTURES,
+}
+_DRAW: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]] = {
+    "letters": scenes.unseen_letters,
+    "sketches": scenes.sketches,
+    "textures": scenes.worn_textures,
+}
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError that lists the data sets where `name` is none of them."""
+    if name not in CLASS_NAMES:
+        raise ValueError(f"dataset is {name!r}, but the data sets are: {', '.join(CLASS_NAMES)}")
+
+
+@functools.lru_cache(maxsize=16)
+def load_split(name: str, split: str) -> Split:
+    """Draw or read one split ("train", "val", "test") of an embedded data set.
+
+    digits: scans of real handwriting set into scenes, 1,000 / 297 / 500 scans in two scenes each, no scan in two
+    splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
+    """
+    check_name(name)
+    g = generator(DRAWING_SEED, f"{name}-{split}")
+    if name == "digits":
+        stored = load_file(data_folder() / "handwritten_digits.safetensors")
+        order = torch.randperm(len(stored["labels"]), generator=generator(DRAWING_SEED, "digits-scans"))
+        parts = dict(zip(SIZES, order.split([1000, 297, 500]), strict=True))
+        scans = parts[split].repeat(2)
+        labels = stored["labels"][scans].long()
+        return Split(*scenes.handwritten_digits(stored["images"][scans], g), labels)
+    labels = torch.randint(len(CLASS_NAMES[name]), (SIZES[split],), generator=g)
+    return Split(*_DRAW[name](labels, g), labels)

@@ -1,0 +1,70 @@
+"""One pass over a split: accuracy, and where the prompt lies."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adavipro import masks
+from adavipro.classifiers import FrozenClip
+from adavipro.datasets import Split
+from adavipro.method import AdaViPro
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a split shows.
+
+    accuracy: share of images that are right. share_on: share of the regions within the prompt's reach that are
+    on. mask_diversity: how much masks differ between images (0 not at all, 1 at most). object_cover: share of the
+    objects' pixels under the prompt; None where the data set knows no objects. The last three are None where there
+    is no prompt.
+    """
+
+    accuracy: float
+    share_on: float | None = None
+    mask_diversity: float | None = None
+    object_cover: float | None = None
+
+
+def batches(split: Split, size: int) -> Iterator[slice]:
+    """Cut a split into slices of at most `size` images, in order."""
+    return (slice(i, i + size) for i in range(0, len(split), size))
+
+
+@torch.no_grad()
+def evaluate(
+    classifier: FrozenClip,
+    method: AdaViPro | None,
+    split: Split,
+    choose_decisions: Callable[[Tensor, slice], Tensor] | None = None,
+) -> Evaluation:
+    """Classify each image of a split once, with its prompt; without a method, zero-shot.
+
+    Args:
+        choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
+            masks of the same share.
+    """
+    device = classifier.mean.device
+    right, decisions, covered = 0, [], 0.0
+    for part in batches(split, EVALUATION_BATCH):
+        images = classifier.normalise(split.images[part].to(device))
+        if method is not None:
+            prompted = method(images)
+            if choose_decisions is not None:
+                prompted = method(images, decisions=choose_decisions(prompted.decisions, part))
+            images = prompted.images
+            decisions.append(prompted.decisions)
+            if split.objects is not None:
+                reach = prompted.mask * method.prompt.support
+                covered += (split.objects[part].to(device).float() / 255 * reach).sum().item()
+        right += (classifier(images).argmax(1) == split.labels[part].to(device)).sum().item()
+    accuracy = right / len(split)
+    if method is None:
+        return Evaluation(accuracy)
+    chosen, live = torch.cat(decisions), method.live_regions()
+    cover = None if split.objects is None else covered / (split.objects.sum(dtype=torch.float64).item() / 255)
+    return Evaluation(accuracy, masks.share_on(chosen, live), masks.mask_diversity(chosen, live), cover)

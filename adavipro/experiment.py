@@ -1,0 +1,271 @@
+"""One validated experiment in, one finished run folder out."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adavipro import checkpoints, datasets, masks, settings, training
+from adavipro.checkpoints import CheckpointError, canonical_json, write_atomically
+from adavipro.choices import OpenChoices
+from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, resolve_model
+from adavipro.edges import EdgeDetector
+from adavipro.evaluation import Evaluation, evaluate
+from adavipro.masks import MaskGenerator
+from adavipro.method import AdaViPro
+from adavipro.progress import Progress
+from adavipro.prompts import build_prompt, frame_support
+from adavipro.schedules import Recipe
+from adavipro.seeds import generator
+from adavipro.settings import SettingError, setting
+
+METHODS = ("zero-shot", "vp", "adavipro")
+
+
+@dataclass(frozen=True)
+class Experiment(OpenChoices, Recipe):
+    """Everything that decides a result. Wrong names, types and values are refused with one sentence."""
+
+    dataset: str = setting("digits", "data set to adapt to", choices=tuple(datasets.CLASS_NAMES))
+    method: str = setting("adavipro", "how to adapt", choices=METHODS)
+    model: str = setting("small-clip", "frozen CLIP: small-clip, an open_clip name, or local-dir:FOLDER")
+    pretrained: str | None = setting(None, "open_clip's tag of the weights, where the name needs one")
+    template: str = setting(PHOTO_TEMPLATE, "text of a class, with one {} for its name")
+    prompt_kind: str = setting("frame", "template", choices=("frame", "fixed-patch", "random-patch"))
+    prompt_px: int = setting(30, "width of the frame on each side, or side of the patch", low=1)
+    region_px: int = setting(32, "side of a decision region", low=1)
+    generator_width: int = setting(64, "channels D between F_c and F_p", low=1)
+    seed: int = setting(0, "seed of template, generator, batch order and Gumbel noise", low=0)
+
+    def __post_init__(self) -> None:
+        settings.validate(self)
+
+    def key(self) -> str:
+        """Hash of all settings and of the frozen weights: two runs with the same key are the same run."""
+        content = {"settings": asdict(self), "weights": weights_sha256(self.model)}
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
+
+    def folder(self, root: Path) -> Path:
+        """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
+        size = "" if self.method == "zero-shot" else f"-{self.prompt_px}px"
+        return root / f"{self.dataset}-{self.method}{size}-seed{self.seed}-{self.key()}"
+
+
+def weights_sha256(model: str) -> str | None:
+    """sha256 of a model's weight file where it lies in a local folder; None where open_clip fetches it by tag."""
+    source = resolve_model(model)
+    if not source.startswith("local-dir:"):
+        return None
+    path = Path(source.removeprefix("local-dir:")) / "open_clip_model.safetensors"
+    if not path.exists():
+        raise SettingError(
+            f"model is {model!r}, but {path} does not exist: train it with `make pretrain`, or install the project "
+            "again"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- Building --------------------------------------------------------------------------------------------------
+
+
+def load_classifier(experiment: Experiment, device: str = "cpu") -> FrozenClip:
+    """Load the frozen CLIP with the data set's class names."""
+    names = datasets.CLASS_NAMES[experiment.dataset]
+    return FrozenClip.load(experiment.model, names, experiment.pretrained, experiment.template, device)
+
+
+def check_sizes(experiment: Experiment, image_px: int) -> None:
+    """Raise a ValueError where data, frame or region do not fit the model's images of `image_px`."""
+    if image_px != datasets.IMAGE_PX:
+        raise SettingError(
+            f"model {experiment.model!r} takes images of {image_px} px, but data set {experiment.dataset!r} has "
+            f"images of {datasets.IMAGE_PX} px"
+        )
+    if experiment.method != "zero-shot" and experiment.prompt_kind == "frame":
+        frame_support(image_px, experiment.prompt_px)
+    if experiment.method == "adavipro":
+        sides = masks.valid_region_sides(image_px)
+        if experiment.region_px not in sides:
+            raise SettingError(
+                f"region_px is {experiment.region_px}, but it must divide the image of {image_px} px: "
+                f"{', '.join(map(str, sides))}"
+            )
+
+
+def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | None:
+    """Put the method together: template and, for AdaViPro, edge detector and mask generator; None for zero-shot."""
+    e = experiment
+    if e.method == "zero-shot":
+        return None
+    image_px, device = classifier.image_px, classifier.mean.device
+    start = generator(e.seed, "template")
+    prompt = build_prompt(e.prompt_kind, image_px, e.prompt_px, e.prompt_start_std, start)
+    if e.method == "vp":
+        return AdaViPro(prompt).to(device)
+    raw = (classifier.mean, classifier.std) if e.edge_input == "raw" else (None, None)
+    edges = EdgeDetector(e.edge_channels, *raw) if e.edges else torch.nn.Identity()
+    mask_generator = MaskGenerator(
+        image_px,
+        e.region_px,
+        e.generator_width,
+        e.edge_channels if e.edges else 3,
+        e.bias,
+        e.relu,
+        e.on_bias,
+        e.policy_scale,
+        generator(e.seed, "mask-generator"),
+    )
+    return AdaViPro(prompt, edges, mask_generator, e.hard).to(device)
+
+
+# --- Running ---------------------------------------------------------------------------------------------------
+
+
+def train(
+    experiment: Experiment,
+    classifier: FrozenClip,
+    method: AdaViPro,
+    folder: Path,
+    resume: bool,
+    progress_bar: bool = True,
+) -> Progress:
+    """Fit on the training split, pick the epoch on the validation split; the test split is out of reach here."""
+    return training.fit(
+        classifier,
+        method,
+        datasets.load_split(experiment.dataset, "train"),
+        datasets.load_split(experiment.dataset, "val"),
+        recipe=Recipe(**{f.name: getattr(experiment, f.name) for f in fields(Recipe)}),
+        seed=experiment.seed,
+        folder=folder / "checkpoints",
+        identity={"settings": asdict(experiment), "class_names": classifier.class_names},
+        resume=resume,
+        generator_momentum=experiment.generator_momentum,
+        progress_bar=progress_bar,
+    )
+
+
+def report_test(experiment: Experiment, classifier: FrozenClip, method: AdaViPro | None) -> Evaluation:
+    """Evaluate on the test split. Called once a run, after validation has picked; training cannot call it."""
+    return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test"))
+
+
+def read_result(experiment: Experiment, root: Path) -> dict[str, Any] | None:
+    """The result of a finished run; None where it is not finished. Finished is result.json with the run's key."""
+    path = experiment.folder(root) / "result.json"
+    try:
+        result = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if result.get("key") == experiment.key() else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    names = ("adavipro", "torch", "torchvision", "open_clip_torch")
+    return {n: importlib.metadata.version(n) for n in names}
+
+
+def train_or_resume(
+    experiment: Experiment,
+    root: Path,
+    resume: bool | None = None,
+    device: str = "cpu",
+    progress_bar: bool = True,
+) -> tuple[FrozenClip, AdaViPro | None, Progress]:
+    """Train one experiment as far as validation goes. Returns the classifier, the picked method, the progress.
+
+    The run's folder gets config.json, checkpoints/, metrics.csv and timing.json. For the arguments see `run`.
+    """
+    folder = experiment.folder(root)
+    saved = checkpoints.steps_saved(folder / "checkpoints")
+    if resume and not saved:
+        raise CheckpointError(
+            f"there is no checkpoint in {folder / 'checkpoints'} to resume from: start the run without asking to "
+            "resume"
+        )
+    classifier = load_classifier(experiment, device)
+    check_sizes(experiment, classifier.image_px)
+    method = build_method(experiment, classifier)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", (json.dumps(asdict(experiment), indent=1) + "\n").encode())
+    if method is None:
+        return classifier, None, Progress()
+    started = time.perf_counter()
+    goes_on = bool(saved) if resume is None else resume
+    progress = train(experiment, classifier, method, folder, goes_on, progress_bar)
+    seconds = round(time.perf_counter() - started, 2)
+    timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
+    write_atomically(folder / "timing.json", (json.dumps(timing) + "\n").encode())
+    write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
+    return classifier, method, progress
+
+
+def run(
+    experiment: Experiment,
+    root: Path = Path("runs"),
+    resume: bool | None = None,
+    device: str = "cpu",
+    progress_bar: bool = True,
+) -> dict[str, Any]:
+    """Train and report one experiment, or return its result where it is finished. Writes result.json last.
+
+    Args:
+        root: folder of run folders.
+        resume: True goes on from a checkpoint and fails without one; False starts anew; None goes on where there
+            is a checkpoint.
+        device: where to compute.
+
+    Raises:
+        SettingError: if the settings do not fit each other or the model, before any work starts.
+        CheckpointError: if resuming is asked for and there is nothing sound to resume from.
+    """
+    done = read_result(experiment, root)
+    if done is not None:
+        return done
+    classifier, method, progress = train_or_resume(experiment, root, resume, device, progress_bar)
+    test = report_test(experiment, classifier, method)
+    result = {
+        "key": experiment.key(),
+        "settings": asdict(experiment),
+        "val_accuracy": progress.best_accuracy if method else None,
+        "test_accuracy": test.accuracy,
+        "share_on": test.share_on,
+        "mask_diversity": test.mask_diversity,
+        "object_cover": test.object_cover,
+        "best_epoch": progress.best_epoch if method else None,
+        "steps": progress.step,
+        "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
+        "versions": versions(),
+    }
+    write_atomically(experiment.folder(root) / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def restore(
+    experiment: Experiment, root: Path = Path("runs"), device: str = "cpu"
+) -> tuple[FrozenClip, AdaViPro]:
+    """Load a finished run: the frozen classifier and the method with the weights that validation picked."""
+    classifier = load_classifier(experiment, device)
+    method = build_method(experiment, classifier)
+    if method is None:
+        raise SettingError("method is 'zero-shot', which has nothing to restore")
+    tensors, _ = checkpoints.load_newest(experiment.folder(root) / "checkpoints")
+    with torch.no_grad():
+        for name, p in method.named_parameters():
+            p.copy_(tensors[f"best.{name}"])
+    return classifier, method
+
+
+def to_csv(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows with the same keys as CSV text; None is an empty cell, numbers keep every digit."""
+    rows = list(rows)
+    lines = [",".join(rows[0])] if rows else []
+    lines += [",".join("" if v is None else str(v) for v in row.values()) for row in rows]
+    return "\n".join(lines) + "\n"

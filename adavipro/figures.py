@@ -1,0 +1,111 @@
+"""Results and pictures as matplotlib figures (object-oriented, no global state)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from adavipro.classifiers import FrozenClip
+from adavipro.method import AdaViPro
+from adavipro.tables import summarise
+
+# Lightness, marker and dash tell the methods apart without colour.
+STYLE: dict[str, dict[str, Any]] = {
+    "zero-shot": {"color": "0.45", "linestyle": ":", "label": "zero-shot"},
+    "vp": {"color": "#d08a00", "linestyle": "--", "marker": "s", "label": "VP"},
+    "adavipro": {"color": "#103a70", "linestyle": "-", "marker": "o", "label": "AdaViPro"},
+}
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and as SVG beside it. Returns both paths."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    for target in paths:
+        figure.savefig(target, dpi=150, bbox_inches="tight")
+    return paths
+
+
+def draw_accuracy(axes: Axes, rows: Iterable[dict[str, Any]]) -> None:
+    """Draw accuracy against frame width for one data set, with 95 % confidence bars over seeds."""
+    summary = summarise(rows)
+    for method, style in STYLE.items():
+        points = [r for r in summary if r["method"] == method]
+        if method == "zero-shot":
+            for r in points:
+                axes.axhline(float(r["mean"]), **style)
+            continue
+        points.sort(key=lambda r: int(r["prompt_px"]))
+        if points:
+            axes.errorbar(
+                [int(r["prompt_px"]) for r in points],
+                [float(r["mean"]) for r in points],
+                yerr=[float(r["ci95"] or 0) for r in points],
+                capsize=3,
+                **style,
+            )
+    axes.set_xlabel("frame width (px)")
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def accuracy_figure(rows: Iterable[dict[str, Any]]) -> Figure:
+    """Accuracy against frame width, a panel for each data set (the paper's Figure 2)."""
+    rows = list(rows)
+    names = sorted({r["dataset"] for r in rows})
+    figure = Figure(figsize=(0.8 + 3.1 * len(names), 3.0), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        draw_accuracy(axes, [r for r in rows if r["dataset"] == name])
+        axes.set_title(name)
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def to_picture(images: Tensor, classifier: FrozenClip) -> Tensor:
+    """Turn normalised images (b, 3, h, w) back into [0, 1], channels last, clipped for the screen."""
+    picture = images * classifier.std + classifier.mean
+    return picture.clamp(0, 1).permute(0, 2, 3, 1).cpu()
+
+
+@torch.no_grad()
+def picture_figure(
+    classifier: FrozenClip, images: Tensor, methods: dict[str, AdaViPro], labels: Tensor
+) -> Figure:
+    """Images as they are, as each method shows them to the classifier, and each mask (the paper's Figure 4).
+
+    Args:
+        images: uint8 (b, 3, h, w).
+        methods: trained methods by row title; those with a mask generator get a second row with their masks.
+        labels: (b,) true classes; a prediction's title is black where it is right.
+    """
+    x = classifier.normalise(images)
+    rows: list[tuple[str, Tensor, Tensor | None]] = [("raw", to_picture(x, classifier), classifier(x))]
+    for name, method in methods.items():
+        shown = method(x)
+        rows.append((name, to_picture(shown.images, classifier), classifier(shown.images)))
+        if method.masks is not None:
+            reach = (shown.mask * method.prompt.support)[:, 0].cpu()
+            rows.append((f"{name}\nmask", reach, None))
+    count = len(images)
+    figure = Figure(figsize=(1.1 * count + 0.9, 1.28 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, pictures, scores) in zip(grid, rows, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        for i, axes in enumerate(line):
+            axes.imshow(pictures[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if scores is not None:
+                found = int(scores[i].argmax())
+                right = found == int(labels[i])
+                axes.set_title(
+                    classifier.class_names[found] + ("" if right else " ✗"),
+                    fontsize=6.5,
+                    pad=2,
+                    color="black" if right else "0.5",
+                )
+    return figure

@@ -1,0 +1,88 @@
+"""Where a training stands, and how it goes on after it was killed."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adavipro import checkpoints
+from adavipro.method import AdaViPro
+
+
+@dataclass
+class Progress:
+    """Where a training stands, as JSON values: what a checkpoint holds beside tensors."""
+
+    step: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    loss_sum: float = 0.0  # over the images of the current epoch
+    right_sum: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+
+
+def save_progress(
+    folder: Path,
+    method: AdaViPro,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    state: Progress,
+    identity: dict[str, Any],
+) -> None:
+    """Save weights, momentum, the best weights so far, and the progress, as one checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, p in method.named_parameters():
+        tensors[f"now.{name}"] = p
+        tensors[f"best.{name}"] = best[name]
+        momentum = optimizer.state[p].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    settings = {"identity": identity, "progress": asdict(state)}
+    checkpoints.save_checkpoint(folder, state.step, tensors, settings)
+
+
+def load_progress(
+    folder: Path,
+    method: AdaViPro,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    identity: dict[str, Any],
+) -> Progress:
+    """Load the newest sound checkpoint into method, optimiser and best weights. Returns the progress.
+
+    Raises:
+        CheckpointError: if there is none, or it is another run's; the message lists every difference, and nothing has
+            been loaded.
+    """
+    tensors, settings = checkpoints.load_newest(folder)
+    stored = settings["identity"]
+    differ = [
+        f"{key} is {stored.get(key)!r} there and {identity.get(key)!r} here"
+        for key in sorted(stored.keys() | identity.keys())
+        if stored.get(key) != identity.get(key)
+    ]
+    parameters = dict(method.named_parameters())
+    for prefix in ("now", "best"):
+        for name, p in parameters.items():
+            value = tensors.get(f"{prefix}.{name}")
+            if value is None:
+                differ.append(f"tensor {prefix}.{name} is missing")
+            elif value.shape != p.shape:
+                differ.append(f"{prefix}.{name} has shape {tuple(value.shape)} there, {tuple(p.shape)} here")
+            elif not value.isfinite().all():
+                differ.append(f"{prefix}.{name} holds values that are not finite")
+    expected = {f"{kind}.{name}" for kind in ("now", "best", "momentum") for name in parameters}
+    differ += [f"tensor {name} is unknown" for name in sorted(tensors.keys() - expected)]
+    if differ:
+        raise checkpoints.CheckpointError(
+            f"the checkpoint in {folder} belongs to another run: {'; '.join(differ)}"
+        )
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(tensors[f"now.{name}"])
+            best[name].copy_(tensors[f"best.{name}"])
+            if f"momentum.{name}" in tensors:
+                optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device).clone()
+    return Progress(**settings["progress"])

@@ -1,0 +1,123 @@
+"""Grids of runs on one machine: what is finished is kept, what failed is recorded, the rest goes on."""
+
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from adavipro import datasets, experiment, presets
+from adavipro.experiment import Experiment
+
+WORLD = "embedded"
+
+
+def grid(
+    names: Iterable[str], methods: Iterable[str], frames_px: Iterable[int], seeds: Iterable[int]
+) -> list[Experiment]:
+    """All runs of a grid, seed by seed, so that an unfinished grid is a finished one with fewer seeds."""
+    names, methods, frames_px = list(names), list(methods), list(frames_px)
+    runs = [presets.preset(WORLD, "zero-shot", dataset=n) for n in names if "zero-shot" in methods]
+    trained = [m for m in methods if m != "zero-shot"]
+    for seed, name, px, method in itertools.product(seeds, names, frames_px, trained):
+        runs.append(presets.preset(WORLD, method, dataset=name, prompt_px=px, seed=seed))
+    return runs
+
+
+def report_run(run: Experiment, root: Path) -> dict[str, Any]:
+    """One run with its test figure, as a row of the results file."""
+    result = experiment.run(run, root, progress_bar=False)
+    return row_of(run, result, root)
+
+
+def row_of(run: Experiment, result: dict[str, Any], root: Path) -> dict[str, Any]:
+    """A finished run as a row: what was run, what came out, what it cost."""
+    timing = run.folder(root) / "timing.json"
+    seconds = json.loads(timing.read_text())["seconds"] if timing.exists() else None
+    return {
+        "dataset": run.dataset,
+        "method": run.method,
+        "prompt_px": None if run.method == "zero-shot" else run.prompt_px,
+        "seed": run.seed,
+        "test_accuracy": result["test_accuracy"],
+        "val_accuracy": result["val_accuracy"],
+        "share_on": result["share_on"],
+        "mask_diversity": result["mask_diversity"],
+        "object_cover": result["object_cover"],
+        "best_epoch": result["best_epoch"],
+        "steps": result["steps"],
+        "seconds": seconds,
+        "parameters": result["parameters"],
+        "key": result["key"],
+        "versions": " ".join(f"{k}={v}" for k, v in result["versions"].items()),
+    }
+
+
+def validate_run(run: Experiment, root: Path) -> dict[str, Any]:
+    """One run as far as validation, as a row of the search file; the test split is not touched."""
+    _, _, progress = experiment.train_or_resume(run, root, progress_bar=False)
+    best = progress.history[progress.best_epoch]
+    return {
+        "dataset": run.dataset,
+        "method": run.method,
+        "prompt_px": run.prompt_px,
+        "seed": run.seed,
+        "val_accuracy": progress.best_accuracy,
+        "last_val_accuracy": progress.history[-1]["val_accuracy"],
+        "share_on": best["share_on"],
+        "mask_diversity": best["mask_diversity"],
+        **{k: getattr(run, k) for k in presets.SEARCH[run.method]},
+        "key": run.key(),
+    }
+
+
+def candidates(method: str, frame_px: int = presets.DEFAULT_FRAME_PX) -> list[Experiment]:
+    """Every recipe that the search tries for a method, on every data set and search seed."""
+    space = presets.SEARCH[method]
+    runs = []
+    for seed, *values in itertools.product(presets.SEARCH_SEEDS, *space.values()):
+        changed = dict(zip(space, values, strict=True))
+        for name in datasets.CLASS_NAMES:
+            runs.append(presets.preset(WORLD, method, dataset=name, prompt_px=frame_px, seed=seed, **changed))
+    return runs
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def sweep(
+    runs: list[Experiment],
+    work: Callable[[Experiment, Path], dict[str, Any]],
+    root: Path,
+    workers: int | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Do the work for every run, in processes with the cores shared out. Returns rows and errors by run folder.
+
+    Rows come in the order of the runs. A run that fails does not stop the others. Calling it again repeats
+    nothing that is finished.
+    """
+    workers = workers or os.cpu_count() or 1
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    rows: dict[int, dict[str, Any]] = {}
+    errors: dict[str, str] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+        tasks = {pool.submit(work, run, root): i for i, run in enumerate(runs)}
+        try:
+            for task in tqdm(as_completed(tasks), total=len(tasks), unit="run"):
+                index = tasks[task]
+                try:
+                    rows[index] = task.result()
+                except Exception as error:  # recorded, not hidden: the rest of the grid goes on
+                    errors[runs[index].folder(root).name] = f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [rows[i] for i in sorted(rows)], errors
