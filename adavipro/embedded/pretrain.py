@@ -22,6 +22,7 @@ from torch import Tensor
 
 from adavipro.checkpoints import write_atomically
 from adavipro.embedded import scenes
+from adavipro.embedded.card import write_card
 from adavipro.embedded.vocabulary import (
     CLASS_NAMES,
     CLASS_TEMPLATES,
@@ -29,34 +30,6 @@ from adavipro.embedded.vocabulary import (
     COLOURS,
 )
 from adavipro.seeds import generator
-
-GRID = 7  # 56 px in regions of 8 px, as 224 px in regions of 32 px
-
-
-def disturb(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) -> Tensor:
-    """Add Gaussian noise to regions away from the object, as CLIP is robust to clutter beside the object.
-
-    Args:
-        images: (b, 3, h, w), normalised.
-        coverage: (b, 1, h, w), the object; where it is empty (textures) at most the outer regions are hit.
-        share: share of the pictures that are disturbed.
-    """
-    b, _, h, _ = images.shape
-    rand = lambda *shape: torch.rand(shape, generator=g)  # noqa: E731
-    side = h // GRID
-    object_share = F.avg_pool2d(coverage, side)
-    frame = torch.ones(1, 1, GRID, GRID)
-    frame[:, :, 1:-1, 1:-1] = 0
-    scattered = (rand(b, 1, GRID, GRID) < rand(b, 1, 1, 1)).float()
-    noisy = torch.where(rand(b, 1, 1, 1) < 0.4, frame.expand_as(scattered), scattered)
-    textured = coverage.amax((1, 2, 3), keepdim=True) == 0
-    away = torch.where(textured, frame, (object_share < 0.02).float())
-    noisy = noisy * away * (rand(b, 1, 1, 1) < share)
-    strength = 1.5 * rand(b, 1, 1, 1)
-    grain = torch.randn(images.shape, generator=g)
-    tint = torch.randn((b, 3, GRID, GRID), generator=g)
-    noise = 0.8 * grain + 0.6 * tint.repeat_interleave(side, 2).repeat_interleave(side, 3)
-    return images + strength * noise * noisy.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
 
 class Captions:
@@ -179,7 +152,7 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 x = (images[batch].float() / 255 - self.mean) / self.std
-                x = disturb(x, coverage[batch].float() / 255, g, noisy) if noisy else x
+                x = scenes.disturb(x, coverage[batch].float() / 255, g, noisy) if noisy else x
                 loss = self.losses(
                     x.to(self.device), label[batch].to(self.device), colour[batch].to(self.device), g
                 )
@@ -213,7 +186,7 @@ class Trainer:
         x = (images - self.mean) / self.std
         text = self.model.encode_text(self.captions.names[:, 0].to(self.device), normalize=True)
         result = {}
-        for name, shown in (("clean", x), ("disturbed", disturb(x, coverage, g, 1.0))):
+        for name, shown in (("clean", x), ("disturbed", scenes.disturb(x, coverage, g, 1.0))):
             found = [
                 (self.model.encode_image(part.to(self.device), normalize=True) @ text.T).argmax(1)
                 for part in shown.split(250)
@@ -244,9 +217,10 @@ def main() -> None:
             log.write(json.dumps(row) + "\n")
         trainer.save()
         print(json.dumps(row), flush=True)
-    written = export(trainer.model, trainer.captions, args.folder)
+    weights = export(trainer.model, trainer.captions, args.folder)
     shutil.copy(args.work / "pretrain.jsonl", args.folder / "training_log.jsonl")
-    print(f"wrote {written}: {trainer.accuracy(5000, 'pretrain-test')}")
+    card = write_card(args.folder, trainer.accuracy(5000, "pretrain-test"))
+    print(f"wrote {weights} and {card}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import Tensor
 from adavipro.embedded import drawing
 from adavipro.embedded.vocabulary import CLASS_NAMES, DIGITS, LETTERS, TEXTURES
 
+GRID = 7  # 56 px in regions of 8 px, as 224 px in regions of 32 px
 N_TEXT_CLASSES = len(DIGITS) + len(LETTERS)
 N_OBJECT_CLASSES = len(CLASS_NAMES) - len(TEXTURES)
 
@@ -35,6 +36,32 @@ def pretraining_pictures(
     noise = 0.04 * clutter * torch.rand((b, 1, 1, 1), generator=g)
     image = image + noise * torch.randn(image.shape, generator=g)
     return image.clamp(0, 1), label, colour_index, coverage
+
+
+def disturb(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) -> Tensor:
+    """Add Gaussian noise to regions away from the object, as CLIP is robust to clutter beside the object.
+
+    Args:
+        images: (b, 3, h, w), normalised.
+        coverage: (b, 1, h, w), the object; where it is empty (textures) at most the outer regions are hit.
+        share: share of the pictures that are disturbed.
+    """
+    b, _, h, _ = images.shape
+    rand = lambda *shape: torch.rand(shape, generator=g)  # noqa: E731
+    side = h // GRID
+    object_share = F.avg_pool2d(coverage, side)
+    frame = torch.ones(1, 1, GRID, GRID)
+    frame[:, :, 1:-1, 1:-1] = 0
+    scattered = (rand(b, 1, GRID, GRID) < rand(b, 1, 1, 1)).float()
+    noisy = torch.where(rand(b, 1, 1, 1) < 0.4, frame.expand_as(scattered), scattered)
+    textured = coverage.amax((1, 2, 3), keepdim=True) == 0
+    away = torch.where(textured, frame, (object_share < 0.02).float())
+    noisy = noisy * away * (rand(b, 1, 1, 1) < share)
+    strength = 1.5 * rand(b, 1, 1, 1)
+    grain = torch.randn(images.shape, generator=g)
+    tint = torch.randn((b, 3, GRID, GRID), generator=g)
+    noise = 0.8 * grain + 0.6 * tint.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    return images + strength * noise * noisy.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
 
 # --- Data sets to adapt to -------------------------------------------------------------------------------------
