@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 FORMAT = 1
 KEEP = 2  # generations
 PARTIAL = ".partial"
+# What reading a damaged file can raise.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
 
 
 class CheckpointError(ValueError):
@@ -124,18 +127,18 @@ def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[st
             raise ValueError("its content does not match its own sha256")
         if canonical_json({**manifest, "sha256": told}).encode() != text:
             raise ValueError("its bytes were altered")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has format version {manifest['format']}, but this release reads {FORMAT}: use the release "
-            "that wrote it, or start the run anew"
-        )
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format version {manifest['format']}, but this release reads {FORMAT}: use the release "
+                "that wrote it, or start the run anew"
+            )
+        settings, expected = manifest["settings"], manifest["tensors_sha256"]
     with _described(_tensors_path(folder, step)) as path:
         content = path.read_bytes()
         found = _sha256(content)
-        if found != manifest["tensors_sha256"]:
-            raise ValueError(f"its sha256 is {found}, the manifest says {manifest['tensors_sha256']}")
-        tensors = load(content)
-    return tensors, manifest["settings"]
+        if found != expected:
+            raise ValueError(f"its sha256 is {found}, the manifest says {expected}")
+        return load(content), settings
 
 
 @contextlib.contextmanager
@@ -145,7 +148,7 @@ def _described(path: Path) -> Iterator[Path]:
         yield path
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"checkpoint file {path} cannot be used: {error}") from error
 
 

@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("data/small_clip"))
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"))
-    parser.add_argument("--rounds", type=int, default=72)
+    parser.add_argument("--rounds", type=int, default=54)
     parser.add_argument("--pictures", type=int, default=12800, help="drawn in each round")
     parser.add_argument("--passes", type=int, default=3, help="over the pictures of a round")
     parser.add_argument("--batch", type=int, default=128)
