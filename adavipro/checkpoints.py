@@ -8,7 +8,6 @@ checkpoint without a sound manifest does not exist.
 import contextlib
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from adavipro.files import PARTIAL, canonical_json, write_atomically
+
 FORMAT = 1
 KEEP = 2  # generations
-PARTIAL = ".partial"
 # What reading a damaged file can raise.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
 
@@ -31,43 +31,6 @@ class CheckpointError(ValueError):
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, and never a part.
-
-    Raises:
-        OSError: naming the path, the bytes needed and those free, where the disk is full; the former file stays.
-    """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        status = os.statvfs(path.parent)
-        free = status.f_bavail * status.f_frsize
-        raise OSError(
-            error.errno,
-            f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
-        ) from error
-    _sync_folder(path.parent)
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with one spelling for each value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:

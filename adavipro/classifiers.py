@@ -1,5 +1,6 @@
 """Frozen image classifiers: normalised images in, class scores out."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,20 @@ def data_folder() -> Path:
 def resolve_model(name: str) -> str:
     """Give open_clip's name of a model; "small-clip" is the one that ships with the project."""
     return f"local-dir:{data_folder() / 'small_clip'}" if name == "small-clip" else name
+
+
+def weights_sha256(model: str) -> str | None:
+    """sha256 of a model's weight file where it lies in a local folder; None where open_clip fetches it by tag."""
+    source = resolve_model(model)
+    if not source.startswith("local-dir:"):
+        return None
+    path = Path(source.removeprefix("local-dir:")) / "open_clip_model.safetensors"
+    if not path.exists():
+        raise ValueError(
+            f"model is {model!r}, but {path} does not exist: train it with `make pretrain`, or install the project "
+            "again"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def clean_class_names(names: list[str] | tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from adavipro import checkpoints, datasets, experiment, figures, presets, sweeps, tables, training
+from adavipro import datasets, experiment, figures, files, presets, sweeps, tables, training
 from adavipro.experiment import METHODS, Experiment
 
 ROOT = Path("runs")
@@ -83,7 +83,7 @@ def tune(args: argparse.Namespace) -> None:
 def _write_rows(path: Path, rows: list[dict[str, Any]], errors: dict[str, str]) -> None:
     if rows:
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(path, experiment.to_csv(rows).encode())
+        files.write_atomically(path, files.to_csv(rows).encode())
     for name, error in errors.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     if errors:
@@ -93,7 +93,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], errors: dict[str, str]) 
 def table(args: argparse.Namespace) -> None:
     """Print a table of the paper's from the results that ship."""
     summary = tables.summarise(tables.read_results(args.world, args.results))
-    text = experiment.to_csv(summary) if args.format == "csv" else tables.to_markdown(summary)
+    text = files.to_csv(summary) if args.format == "csv" else tables.to_markdown(summary)
     print(text, end="")
 
 

@@ -4,23 +4,23 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adavipro import checkpoints, datasets, masks, settings, training
-from adavipro.checkpoints import CheckpointError, canonical_json, write_atomically
+from adavipro import checkpoints, datasets, settings, training
+from adavipro.checkpoints import CheckpointError
 from adavipro.choices import OpenChoices
-from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, resolve_model
+from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, weights_sha256
 from adavipro.edges import EdgeDetector
 from adavipro.evaluation import Evaluation, evaluate
+from adavipro.files import canonical_json, to_csv, write_atomically
 from adavipro.masks import MaskGenerator
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress
-from adavipro.prompts import build_prompt, frame_support
+from adavipro.prompts import build_prompt
 from adavipro.schedules import Recipe
 from adavipro.seeds import generator
 from adavipro.settings import SettingError, setting
@@ -57,20 +57,6 @@ class Experiment(OpenChoices, Recipe):
         return root / f"{self.dataset}-{self.method}{size}-seed{self.seed}-{self.key()}"
 
 
-def weights_sha256(model: str) -> str | None:
-    """sha256 of a model's weight file where it lies in a local folder; None where open_clip fetches it by tag."""
-    source = resolve_model(model)
-    if not source.startswith("local-dir:"):
-        return None
-    path = Path(source.removeprefix("local-dir:")) / "open_clip_model.safetensors"
-    if not path.exists():
-        raise SettingError(
-            f"model is {model!r}, but {path} does not exist: train it with `make pretrain`, or install the project "
-            "again"
-        )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 # --- Building --------------------------------------------------------------------------------------------------
 
 
@@ -80,22 +66,13 @@ def load_classifier(experiment: Experiment, device: str = "cpu") -> FrozenClip:
     return FrozenClip.load(experiment.model, names, experiment.pretrained, experiment.template, device)
 
 
-def check_sizes(experiment: Experiment, image_px: int) -> None:
-    """Raise a ValueError where data, frame or region do not fit the model's images of `image_px`."""
-    if image_px != datasets.IMAGE_PX:
+def check_image_size(experiment: Experiment, classifier: FrozenClip) -> None:
+    """Raise a SettingError where the model does not take the data set's images."""
+    if classifier.image_px != datasets.IMAGE_PX:
         raise SettingError(
-            f"model {experiment.model!r} takes images of {image_px} px, but data set {experiment.dataset!r} has "
-            f"images of {datasets.IMAGE_PX} px"
+            f"model {experiment.model!r} takes images of {classifier.image_px} px, but data set "
+            f"{experiment.dataset!r} has images of {datasets.IMAGE_PX} px"
         )
-    if experiment.method != "zero-shot" and experiment.prompt_kind == "frame":
-        frame_support(image_px, experiment.prompt_px)
-    if experiment.method == "adavipro":
-        sides = masks.valid_region_sides(image_px)
-        if experiment.region_px not in sides:
-            raise SettingError(
-                f"region_px is {experiment.region_px}, but it must divide the image of {image_px} px: "
-                f"{', '.join(map(str, sides))}"
-            )
 
 
 def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | None:
@@ -127,6 +104,11 @@ def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | N
 # --- Running ---------------------------------------------------------------------------------------------------
 
 
+def recipe_of(experiment: Experiment) -> Recipe:
+    """The part of an experiment that says how to train."""
+    return Recipe(**{f.name: getattr(experiment, f.name) for f in fields(Recipe)})
+
+
 def train(
     experiment: Experiment,
     classifier: FrozenClip,
@@ -141,7 +123,7 @@ def train(
         method,
         datasets.load_split(experiment.dataset, "train"),
         datasets.load_split(experiment.dataset, "val"),
-        recipe=Recipe(**{f.name: getattr(experiment, f.name) for f in fields(Recipe)}),
+        recipe=recipe_of(experiment),
         seed=experiment.seed,
         folder=folder / "checkpoints",
         identity={"settings": asdict(experiment), "class_names": classifier.class_names},
@@ -191,7 +173,7 @@ def train_or_resume(
             "resume"
         )
     classifier = load_classifier(experiment, device)
-    check_sizes(experiment, classifier.image_px)
+    check_image_size(experiment, classifier)
     method = build_method(experiment, classifier)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", (json.dumps(asdict(experiment), indent=1) + "\n").encode())
@@ -261,11 +243,3 @@ def restore(
         for name, p in method.named_parameters():
             p.copy_(tensors[f"best.{name}"])
     return classifier, method
-
-
-def to_csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows with the same keys as CSV text; None is an empty cell, numbers keep every digit."""
-    rows = list(rows)
-    lines = [",".join(rows[0])] if rows else []
-    lines += [",".join("" if v is None else str(v) for v in row.values()) for row in rows]
-    return "\n".join(lines) + "\n"

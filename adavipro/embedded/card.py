@@ -6,7 +6,6 @@ from pathlib import Path
 
 from safetensors.torch import load
 
-from adavipro.checkpoints import write_atomically
 from adavipro.embedded.vocabulary import (
     CLASS_NAMES,
     CLASS_TEMPLATES,
@@ -16,6 +15,7 @@ from adavipro.embedded.vocabulary import (
     SYMBOLS,
     TEXTURES,
 )
+from adavipro.files import write_atomically
 
 TEXT = """# Small CLIP: model card
 

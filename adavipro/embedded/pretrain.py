@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from adavipro.checkpoints import write_atomically
 from adavipro.embedded import scenes
 from adavipro.embedded.card import write_card
 from adavipro.embedded.vocabulary import (
@@ -29,6 +28,7 @@ from adavipro.embedded.vocabulary import (
     COLOUR_TEMPLATES,
     COLOURS,
 )
+from adavipro.files import write_atomically
 from adavipro.seeds import generator
 
 

@@ -1,0 +1,58 @@
+"""Files that are whole or not there, and text with one spelling."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, and never a part.
+
+    Raises:
+        OSError: naming the path, the bytes needed and those free, where the disk is full; the former file stays.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        status = os.statvfs(path.parent)
+        free = status.f_bavail * status.f_frsize
+        raise OSError(
+            error.errno,
+            f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
+        ) from error
+    _sync_folder(path.parent)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling for each value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_csv(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows with the same keys as CSV text; None is an empty cell, numbers keep every digit."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
