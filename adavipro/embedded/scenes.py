@@ -110,9 +110,9 @@ def unseen_letters(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
 def sketches(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """Symbols as an unsteady hand would draw them: outlines, bent by a smooth random field."""
     glyphs = pick(drawing.glyph_bank()[N_TEXT_CLASSES:N_OBJECT_CLASSES], label, g)[:, None]
-    outline = F.max_pool2d(glyphs, 5, 1, 2) + F.max_pool2d(-glyphs, 3, 1, 1)
+    outline = F.max_pool2d(glyphs, 5, 1, 2) + F.max_pool2d(-glyphs, 5, 1, 2)
     bend = F.interpolate(
-        0.07 * torch.randn((len(label), 2, 6, 6), generator=g), size=outline.shape[2:], mode="bicubic"
+        0.045 * torch.randn((len(label), 2, 6, 6), generator=g), size=outline.shape[2:], mode="bicubic"
     )
     straight = F.affine_grid(
         torch.eye(2, 3).repeat(len(label), 1, 1), list(outline.shape), align_corners=False
@@ -129,5 +129,5 @@ def worn_textures(label: Tensor, g: torch.Generator) -> tuple[Tensor, None]:
     pattern = drawing.texture(label, g)
     light = 1 + 0.3 * drawing.smooth_noise(b, 1, 3, g)
     image = back * (1 - pattern) + colour * pattern
-    image = F.avg_pool2d(F.pad(image * light, (2, 2, 2, 2), mode="reflect"), 5, 1)
-    return _finish(image, g, contrast=0.4, noise=0.06), None
+    image = F.avg_pool2d(F.pad(image * light, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    return _finish(image, g, contrast=0.5, noise=0.02), None
