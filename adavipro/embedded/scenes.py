@@ -64,12 +64,20 @@ def disturb(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) 
     return images + strength * noise * noisy.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
 
+def wear(images: Tensor, g: torch.Generator) -> Tensor:
+    """Take pictures with a poor camera: less contrast, blur for half of them, noise. (b, 3, h, w) in [0, 1]."""
+    b = len(images)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    images = torch.where(torch.rand((b, 1, 1, 1), generator=g) < 0.5, blurred, images)
+    return _finish(images, g, drawing.uniform((b, 1, 1, 1), 0.3, 1.0, g), 0.03).float() / 255
+
+
 # --- Data sets to adapt to -------------------------------------------------------------------------------------
 # Each differs from the pretraining pictures in what it shows (real handwriting, unseen styles, shaky outlines)
 # and in how (low contrast, blur, noise).
 
 
-def _finish(image: Tensor, g: torch.Generator, contrast: float, noise: float) -> Tensor:
+def _finish(image: Tensor, g: torch.Generator, contrast: float | Tensor, noise: float) -> Tensor:
     """Flatten the contrast, add noise, and store as uint8, as a poor camera would."""
     image = 0.5 * (1 - contrast) + contrast * image
     image = image + noise * torch.randn(image.shape, generator=g)
