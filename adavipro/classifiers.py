@@ -43,6 +43,8 @@ def clean_class_names(names: list[str] | tuple[str, ...]) -> list[str]:
     Raises:
         ValueError: if there is no name, one is empty, or two are the same after cleaning.
     """
+    if isinstance(names, str):
+        raise ValueError(f"class_names is {names!r}, but it must be a list of names")
     cleaned = [str(n).lower().replace("_", " ").replace("-", " ").strip() for n in names]
     if not cleaned:
         raise ValueError("class_names is empty, but a classifier needs at least one class name")
@@ -134,7 +136,7 @@ class FrozenClip(nn.Module):
             template: text with one {} for the class name.
         """
         names = clean_class_names(class_names)
-        if template.count("{}") != 1:
+        if "{}" not in template or template.count("{") + template.count("}") != 2:
             raise ValueError(
                 f"template is {template!r}, but it must hold exactly one {{}} for the class name"
             )
@@ -158,6 +160,9 @@ class FrozenClip(nn.Module):
         """Turn images in [0, 1], or uint8 ones, (b, 3, h, w), into what the tower takes."""
         if images.dtype == torch.uint8:
             images = images.float() / 255
+        elif not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
+            low, high = images.amin().item(), images.amax().item()
+            raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class EdgeDetector(nn.Module):
         self.channels = channels
         kernel = torch.tensor(LAPLACIAN).expand(channels, 1, 3, 3).clone()
         self.register_buffer("kernel", kernel, persistent=False)
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std go together: give both for the edges of the raw image, or neither")
         self.raw = mean is not None and std is not None
         for name, value in (("mean", mean), ("std", std)):
             value = torch.zeros(0) if value is None else value.detach().view(1, 3, 1, 1).clone()

@@ -20,7 +20,7 @@ from adavipro.files import canonical_json, to_csv, write_atomically
 from adavipro.masks import MaskGenerator
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress
-from adavipro.prompts import build_prompt
+from adavipro.prompts import KINDS, build_prompt
 from adavipro.schedules import Recipe
 from adavipro.seeds import generator
 from adavipro.settings import SettingError, setting
@@ -37,7 +37,7 @@ class Experiment(OpenChoices, Recipe):
     model: str = setting("small-clip", "frozen CLIP: small-clip, an open_clip name, or local-dir:FOLDER")
     pretrained: str | None = setting(None, "open_clip's tag of the weights, where the name needs one")
     template: str = setting(PHOTO_TEMPLATE, "text of a class, with one {} for its name")
-    prompt_kind: str = setting("frame", "template", choices=("frame", "fixed-patch", "random-patch"))
+    prompt_kind: str = setting("frame", "template", choices=KINDS)
     prompt_px: int = setting(30, "width of the frame on each side, or side of the patch", low=1)
     region_px: int = setting(32, "side of a decision region", low=1)
     generator_width: int = setting(64, "channels D between F_c and F_p", low=1)

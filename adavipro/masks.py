@@ -47,7 +47,7 @@ class MaskGenerator(nn.Module):
     ) -> None:
         super().__init__()
         sides = valid_region_sides(image_px)
-        if region_px not in sides:
+        if type(region_px) is not int or region_px not in sides:
             raise ValueError(
                 f"region_px is {region_px!r}, but regions must divide the image of {image_px} px: choose one of "
                 + ", ".join(map(str, sides))
@@ -107,7 +107,7 @@ def decide(logits: Tensor, temperature: float, noise: Tensor, hard: bool = True)
     soft = torch.sigmoid(difference / temperature)
     if not hard:
         return soft
-    return (difference > 0).float() + soft - soft.detach()
+    return (difference > 0).float() + (soft - soft.detach())
 
 
 def choose(logits: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class AdaViPro(nn.Module):
         hard: bool = True,
     ) -> None:
         super().__init__()
+        if (edges is None) != (masks is None):
+            raise ValueError("edges and masks go together: give both, or neither for VP")
         self.prompt, self.edges, self.masks, self.hard = prompt, edges, masks, hard
 
     @property
@@ -98,7 +100,12 @@ class AdaViPro(nn.Module):
                     raise ValueError("a temperature is given without a generator for the Gumbel noise")
                 noise = masks.gumbel_noise(logits.shape, generator)
                 decisions = masks.decide(logits, temperature, noise, self.hard)
-        mask = masks.enlarge(decisions, images.shape[-1] // decisions.shape[-1])
+        b, r, side = len(images), decisions.shape[-1], images.shape[-1]
+        if tuple(decisions.shape) != (b, 1, r, r) or side % r:
+            raise ValueError(
+                f"decisions have shape {tuple(decisions.shape)}, expected ({b}, 1, r, r) where r divides {side}"
+            )
+        mask = masks.enlarge(decisions, side // r)
         template = self.prompt(generator if temperature is not None else None)
         return Prompted(images + template * mask.to(images.dtype), decisions, mask, logits)
 

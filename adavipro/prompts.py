@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+KINDS = ("frame", "fixed-patch", "random-patch")
+
 
 def frame_support(image_px: int, width_px: int) -> Tensor:
     """Mark the pixels of a frame that is `width_px` wide on each side. Returns bool (h, w).
@@ -119,6 +121,8 @@ def build_prompt(
     generator: torch.Generator | None = None,
 ) -> FramePrompt | PatchPrompt:
     """Make the template of a kind: "frame", "fixed-patch" or "random-patch"."""
+    if kind not in KINDS:
+        raise ValueError(f"prompt_kind is {kind!r}, but it must be one of: {', '.join(KINDS)}")
     if kind == "frame":
         return FramePrompt(image_px, prompt_px, start_std, generator)
     return PatchPrompt(image_px, prompt_px, kind.removesuffix("-patch"), start_std, generator)
