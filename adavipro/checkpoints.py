@@ -76,6 +76,13 @@ def sweep_partial_files(folder: Path) -> None:
             tensors.unlink(missing_ok=True)
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all generations: a run that starts anew must not be mixed up with the former one."""
+    for step in steps_saved(folder):
+        _manifest_path(folder, step).unlink(missing_ok=True)
+    sweep_partial_files(folder)
+
+
 def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load one generation after checking every byte of it. Returns tensors and settings.
 

@@ -21,7 +21,7 @@ from adavipro.masks import MaskGenerator
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress
 from adavipro.prompts import KINDS, build_prompt
-from adavipro.schedules import Recipe
+from adavipro.schedules import Recipe, steps_an_epoch, warmup_length
 from adavipro.seeds import generator
 from adavipro.settings import SettingError, setting
 
@@ -109,30 +109,6 @@ def recipe_of(experiment: Experiment) -> Recipe:
     return Recipe(**{f.name: getattr(experiment, f.name) for f in fields(Recipe)})
 
 
-def train(
-    experiment: Experiment,
-    classifier: FrozenClip,
-    method: AdaViPro,
-    folder: Path,
-    resume: bool,
-    progress_bar: bool = True,
-) -> Progress:
-    """Fit on the training split, pick the epoch on the validation split; the test split is out of reach here."""
-    return training.fit(
-        classifier,
-        method,
-        datasets.load_split(experiment.dataset, "train"),
-        datasets.load_split(experiment.dataset, "val"),
-        recipe=recipe_of(experiment),
-        seed=experiment.seed,
-        folder=folder / "checkpoints",
-        identity={"settings": asdict(experiment), "class_names": classifier.class_names},
-        resume=resume,
-        generator_momentum=experiment.generator_momentum,
-        progress_bar=progress_bar,
-    )
-
-
 def report_test(experiment: Experiment, classifier: FrozenClip, method: AdaViPro | None) -> Evaluation:
     """Evaluate on the test split. Called once a run, after validation has picked; training cannot call it."""
     return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test"))
@@ -145,7 +121,7 @@ def read_result(experiment: Experiment, root: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return result if result.get("key") == experiment.key() else None
+    return result if isinstance(result, dict) and result.get("key") == experiment.key() else None
 
 
 def versions() -> dict[str, str]:
@@ -161,9 +137,10 @@ def train_or_resume(
     device: str = "cpu",
     progress_bar: bool = True,
 ) -> tuple[FrozenClip, AdaViPro | None, Progress]:
-    """Train one experiment as far as validation goes. Returns the classifier, the picked method, the progress.
+    """Train on the training split, pick the epoch on validation; the test split is out of reach here.
 
-    The run's folder gets config.json, checkpoints/, metrics.csv and timing.json. For the arguments see `run`.
+    The run's folder gets config.json, checkpoints/, metrics.csv and timing.json. For the arguments see `run`. Returns
+    the frozen classifier, the method with the weights that were picked (None for zero-shot), and the progress.
     """
     folder = experiment.folder(root)
     saved = checkpoints.steps_saved(folder / "checkpoints")
@@ -175,13 +152,28 @@ def train_or_resume(
     classifier = load_classifier(experiment, device)
     check_image_size(experiment, classifier)
     method = build_method(experiment, classifier)
+    train, val = (datasets.load_split(experiment.dataset, split) for split in ("train", "val"))
+    recipe = recipe_of(experiment)
+    if method is not None:
+        warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))  # refuses before any work
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", (json.dumps(asdict(experiment), indent=1) + "\n").encode())
     if method is None:
         return classifier, None, Progress()
     started = time.perf_counter()
-    goes_on = bool(saved) if resume is None else resume
-    progress = train(experiment, classifier, method, folder, goes_on, progress_bar)
+    progress = training.fit(
+        classifier,
+        method,
+        train,
+        val,
+        recipe,
+        experiment.seed,
+        folder / "checkpoints",
+        identity={"settings": asdict(experiment), "class_names": classifier.class_names},
+        resume=bool(saved) if resume is None else resume,
+        generator_momentum=experiment.generator_momentum,
+        progress_bar=progress_bar,
+    )
     seconds = round(time.perf_counter() - started, 2)
     timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
     write_atomically(folder / "timing.json", (json.dumps(timing) + "\n").encode())

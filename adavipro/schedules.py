@@ -43,6 +43,11 @@ def temperature_at(epoch: int, recipe: Recipe) -> float:
     return max(recipe.temperature_floor, value)
 
 
+def steps_an_epoch(recipe: Recipe, images: int) -> int:
+    """Steps that one pass over `images` takes; the last may have fewer images."""
+    return math.ceil(images / recipe.batch_size)
+
+
 def warmup_length(recipe: Recipe, total_steps: int) -> int:
     """Steps of warm-up, from the share of the run where one is given.
 

@@ -1,6 +1,5 @@
 """Train a prompt on a frozen classifier: one step, one fit."""
 
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from adavipro.datasets import Split
 from adavipro.evaluation import evaluate
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress, load_progress, save_progress
-from adavipro.schedules import Recipe, learning_rate_factor, temperature_at, warmup_length
+from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 from adavipro.seeds import generator
 
 
@@ -108,20 +107,24 @@ def fit(
         TrainingDiverged: if a value is not finite.
     """
     # Schedule.
-    steps_an_epoch = math.ceil(len(train) / recipe.batch_size)
-    total_steps = recipe.epochs * steps_an_epoch
+    epoch_steps = steps_an_epoch(recipe, len(train))
+    total_steps = recipe.epochs * epoch_steps
     warmup = warmup_length(recipe, total_steps)
     optimizer = build_optimizer(method, recipe, generator_momentum)
-    checkpoints.sweep_partial_files(folder)
     best = {k: p.detach().clone() for k, p in method.named_parameters()}
-    state = load_progress(folder, method, optimizer, best, identity) if resume else Progress()
+    if resume:
+        checkpoints.sweep_partial_files(folder)
+        state = load_progress(folder, method, optimizer, best, identity)
+    else:
+        checkpoints.remove_checkpoints(folder)
+        state = Progress()
 
     device = classifier.mean.device
     order = torch.empty(0, dtype=torch.long)
     bar = tqdm(total=total_steps, initial=state.step, disable=not progress_bar, unit="step")
     while state.step < total_steps:
         # Which images, how fast, how hot.
-        epoch, within = divmod(state.step, steps_an_epoch)
+        epoch, within = divmod(state.step, epoch_steps)
         if within == 0 or len(order) == 0:
             order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
         index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
@@ -141,7 +144,7 @@ def fit(
         bar.update()
 
         # At the end of an epoch: evaluate, pick, log, save.
-        if state.step % steps_an_epoch == 0:
+        if state.step % epoch_steps == 0:
             shown = evaluate(classifier, method, val)
             row = {
                 "epoch": epoch,

@@ -1,0 +1,41 @@
+"""What the tests share: one thread, a source of randomness, a batch of images, and the small CLIP."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from adavipro.classifiers import FrozenClip, data_folder
+
+CLASS_NAMES = ["digit zero", "digit one", "letter a", "star", "striped texture"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The number of threads changes the last bits of a convolution; exact tests need one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    """A fresh source of random numbers, the same for every test."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def images(rng: torch.Generator) -> Tensor:
+    """Four normalised images (4, 3, 56, 56)."""
+    return torch.randn(4, 3, 56, 56, generator=rng)
+
+
+@pytest.fixture(scope="session")
+def small_clip_folder() -> Path:
+    """The folder of the CLIP that ships with the project."""
+    return data_folder() / "small_clip"
+
+
+@pytest.fixture(scope="session")
+def clip() -> FrozenClip:
+    """The small CLIP with five classes. It is shared: a test that wants to change it loads its own."""
+    return FrozenClip.load("small-clip", CLASS_NAMES)

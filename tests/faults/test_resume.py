@@ -1,0 +1,329 @@
+"""Faults R1, R3, R6, R8, R9 and T1: a run that was cut off goes on as if it had not been, or says why it cannot."""
+
+import math
+import multiprocessing
+import random
+import shutil
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from helpers import run_and_count, small_splits, tiny
+
+from adavipro import checkpoints, experiment, training
+from adavipro.checkpoints import CheckpointError
+from adavipro.edges import EdgeDetector
+from adavipro.masks import MaskGenerator
+from adavipro.method import AdaViPro
+from adavipro.progress import Progress, load_progress, save_progress
+from adavipro.prompts import FramePrompt
+from adavipro.schedules import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
+RUNS = {"vp": tiny("vp", epochs=6), "adavipro": tiny("adavipro", epochs=6)}
+STEPS_AN_EPOCH, STEPS = 3, 18
+both_methods = pytest.mark.parametrize("name", list(RUNS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_splits():
+    with small_splits():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The root of both runs, never interrupted."""
+    root = tmp_path_factory.mktemp("whole")
+    for run in RUNS.values():
+        experiment.run(run, root, progress_bar=False)
+    return root
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    """A copy of both runs."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def content(run, root) -> dict[str, bytes]:
+    """Every file of a run, but for the time that it took."""
+    folder = run.folder(root)
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "timing.json"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def interrupt(run, root, steps) -> None:
+    """Run, and stop as the step after `steps` steps begins."""
+    step, done = training.train_step, 0
+
+    def stop_after(*args):
+        nonlocal done
+        if done == steps:
+            raise KeyboardInterrupt
+        done += 1
+        return step(*args)
+
+    with mock.patch.object(training, "train_step", stop_after), pytest.raises(KeyboardInterrupt):
+        experiment.run(run, root, progress_bar=False)
+
+
+# --- R1 ------------------------------------------------------------------------------------------------------------
+
+
+def start(*args) -> multiprocessing.Process:
+    """Start `run_and_count` in a process of its own; a fork server spares it the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["helpers"])
+    process = context.Process(target=run_and_count, args=args)
+    process.start()
+    return process
+
+
+@both_methods
+def test_r1_run_killed_at_random_times_ends_with_the_bits_of_the_uninterrupted_one(whole, tmp_path, name):
+    run, chance, kills = RUNS[name], random.Random(name), 0
+    folder, log = run.folder(tmp_path) / "checkpoints", tmp_path / "steps"
+    while experiment.read_result(run, tmp_path) is None:
+        newest = max(checkpoints.steps_saved(folder), default=0)
+        process = start(run, tmp_path, log)
+        if kills < 3:
+            while process.is_alive() and max(checkpoints.steps_saved(folder), default=0) == newest:
+                time.sleep(0.002)
+            process.join(chance.uniform(0, 0.1))
+            process.kill()
+        process.join()
+        assert process.exitcode in (0, -9)
+        kills += process.exitcode == -9
+    assert kills > 0
+    assert content(run, tmp_path) == content(run, whole)
+    assert len(log.read_text()) <= STEPS + kills * STEPS_AN_EPOCH  # a kill costs an epoch at most
+
+
+@both_methods
+def test_r1_run_killed_in_every_kind_of_save_ends_with_the_bits_of_the_uninterrupted_one(
+    whole, tmp_path, name
+):
+    run, log, taken = RUNS[name], tmp_path / "steps", []
+    log.touch()
+    for file in (
+        "step-00000006.json",
+        "step-00000006.safetensors",
+        "step-00000012.safetensors",
+        "metrics.csv",
+        "result.json",
+        None,
+    ):
+        before = len(log.read_text())
+        process = start(run, tmp_path, log, file)
+        process.join()
+        assert process.exitcode == (-9 if file else 0)
+        taken.append(len(log.read_text()) - before)
+    assert taken == [6, 3, 9, 9, 0, 0]
+    assert content(run, tmp_path) == content(run, whole)
+
+
+# --- R3, R6, T1 ----------------------------------------------------------------------------------------------------
+
+
+@both_methods
+def test_r3_run_that_lacks_its_result_only_takes_no_further_step(whole, copy, monkeypatch, name):
+    run = RUNS[name]
+    for file in ("result.json", "metrics.csv", "timing.json"):
+        (run.folder(copy) / file).unlink()
+    monkeypatch.setattr(training, "train_step", None)
+    experiment.run(run, copy, progress_bar=False)
+    assert content(run, copy) == content(run, whole)
+
+
+@both_methods
+@pytest.mark.parametrize("file", ["safetensors", "json"])
+def test_r6_truncated_checkpoint_costs_an_epoch_and_a_warning(whole, copy, name, file):
+    run = RUNS[name]
+    (run.folder(copy) / "result.json").unlink()
+    newest = run.folder(copy) / "checkpoints" / f"step-{STEPS:08d}.{file}"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=rf"{newest.name}.*going on from step {STEPS - STEPS_AN_EPOCH}"):
+        experiment.run(run, copy, progress_bar=False)
+    assert content(run, copy) == content(run, whole)
+
+
+def test_run_that_starts_anew_keeps_no_checkpoint_of_the_former_one(copy):
+    run = RUNS["vp"]
+    (run.folder(copy) / "result.json").unlink()
+    step = training.train_step
+
+    def stop_in_the_second_epoch(*args):
+        if "epoch 1" in args[-1]:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with (
+        mock.patch.object(training, "train_step", stop_in_the_second_epoch),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        experiment.run(run, copy, resume=False, progress_bar=False)
+    assert checkpoints.steps_saved(run.folder(copy) / "checkpoints") == [STEPS_AN_EPOCH]
+
+
+def test_t1_same_seed_gives_the_same_bits_and_another_seed_others(whole, tmp_path):
+    run = RUNS["adavipro"]
+    experiment.run(run, tmp_path, progress_bar=False)
+    assert content(run, tmp_path) == content(run, whole)
+
+    weights = []
+    for seed in (0, 1):
+        run = tiny("adavipro", epochs=1, seed=seed)
+        experiment.run(run, tmp_path, progress_bar=False)
+        weights.append(checkpoints.load_newest(run.folder(tmp_path) / "checkpoints")[0])
+    for key, value in weights[0].items():
+        assert not torch.equal(value, weights[1][key]), key
+
+
+# --- R8 ------------------------------------------------------------------------------------------------------------
+
+IDENTITY = {"region_px": 4, "seed": 0, "model": "small-clip", "class_names": ["a", "b"]}
+
+
+def parts(seed, region_px=4, width=2):
+    """A method of 8 px with its optimiser after a step, and its best weights."""
+    g = torch.Generator().manual_seed(seed)
+    method = AdaViPro(
+        FramePrompt(8, 2, generator=g), EdgeDetector(), MaskGenerator(8, region_px, width, generator=g)
+    )
+    optimizer = training.build_optimizer(method, Recipe(), 0.9)
+    method(torch.randn(2, 3, 8, 8, generator=g), 1.0, g).images.square().sum().backward()
+    optimizer.step()
+    return method, optimizer, {name: p.detach() + 1 for name, p in method.named_parameters()}
+
+
+def bits(method, optimizer, best) -> list[torch.Tensor]:
+    momenta = [optimizer.state[p]["momentum_buffer"] for p in method.parameters()]
+    return [t.clone() for t in (*method.parameters(), *momenta, *best.values())]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with a checkpoint of step 1, its tensors and its settings."""
+    save_progress(tmp_path, *parts(1), Progress(step=1), IDENTITY)
+    return tmp_path, *checkpoints.load_checkpoint(tmp_path, 1)
+
+
+def refused(folder, identity=IDENTITY, **sizes) -> str:
+    """What loading says. Nothing may be loaded."""
+    here = parts(2, **sizes)
+    before = bits(*here)
+    with pytest.raises(CheckpointError) as caught:
+        load_progress(folder, *here, identity)
+    for value, expected in zip(bits(*here), before, strict=True):
+        assert torch.equal(value, expected)
+    return str(caught.value)
+
+
+def test_r8_right_checkpoint_is_loaded(saved):
+    folder, *_ = saved
+    here = parts(2)
+    assert load_progress(folder, *here, IDENTITY) == Progress(step=1)
+    for value, expected in zip(bits(*here), bits(*parts(1)), strict=True):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 1),
+        ("model", "ViT-B-32"),
+        ("class_names", ["b", "a"]),
+        ("class_names", ["a", "b", "c"]),
+        ("new", True),
+    ],
+)
+def test_r8_checkpoint_of_another_run(saved, name, value):
+    told = refused(saved[0], {**IDENTITY, name: value})
+    assert f"{name} is {IDENTITY.get(name)!r} there and {value!r} here" in told
+    assert told.count(" there and ") == 1
+
+
+def test_r8_every_difference_is_told(saved):
+    told = refused(saved[0], {**IDENTITY, "region_px": 2, "seed": 1}, region_px=2, width=3)
+    assert "region_px is 4 there and 2 here; seed is 0 there and 1 here" in told
+    for prefix in ("now", "best"):
+        assert f"{prefix}.masks.policy.weight has shape (2, 2, 4, 4) there, (2, 3, 2, 2) here" in told
+        assert f"{prefix}.masks.convergence.bias has shape (2,) there, (3,) here" in told
+
+
+@pytest.mark.parametrize("kind", ["now", "best", "momentum"])
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda value: None, "is missing"),
+        (lambda value: value * math.nan, "not finite"),
+        (lambda value: value + math.inf, "not finite"),
+        (lambda value: value[:, 1:], r"has shape"),
+    ],
+    ids=["missing", "nan", "inf", "shape"],
+)
+def test_r8_checkpoint_with_a_wrong_tensor(saved, kind, wrong, told):
+    folder, tensors, settings = saved
+    name = f"{kind}.prompt.values"
+    tensors[name] = wrong(tensors[name])
+    tensors = {k: v for k, v in tensors.items() if v is not None}
+    checkpoints.save_checkpoint(folder, 1, tensors, settings)
+    message = refused(folder)
+    assert name in message
+    assert told in message
+
+
+def test_r8_checkpoint_with_a_tensor_too_many(saved):
+    folder, tensors, settings = saved
+    checkpoints.save_checkpoint(folder, 1, {**tensors, "now.other": torch.ones(2)}, settings)
+    assert "tensor now.other is unknown" in refused(folder)
+
+
+def test_r8_checkpoint_of_another_format(saved, monkeypatch):
+    folder, tensors, settings = saved
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    checkpoints.save_checkpoint(folder, 1, tensors, settings)
+    monkeypatch.undo()
+    assert "format version 2, but this release reads 1" in refused(folder)
+
+
+def test_r8_run_names_the_settings_that_differ_and_no_others(copy):
+    there, here = RUNS["adavipro"], tiny(epochs=6, region_px=14, seed=1)
+    here.folder(copy).mkdir()
+    shutil.copytree(there.folder(copy) / "checkpoints", here.folder(copy) / "checkpoints")
+    with pytest.raises(CheckpointError) as caught:
+        experiment.run(here, copy, resume=True, progress_bar=False)
+    told = str(caught.value)
+    assert "region_px is 8 there and 14 here" in told
+    assert "seed is 0 there and 1 here" in told
+    assert "now.masks.policy.weight has shape (2, 8, 8, 8) there, (2, 8, 14, 14) here" in told
+    assert "batch_size" not in told
+
+
+# --- R9 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leftover", [None, "step-00000003.safetensors", "step-00000003.json.partial"])
+def test_r9_resume_without_a_checkpoint_is_an_error(tmp_path, monkeypatch, leftover):
+    run = RUNS["vp"]
+    folder = run.folder(tmp_path) / "checkpoints"
+    if leftover:
+        folder.mkdir(parents=True)
+        (folder / leftover).write_bytes(b"half")
+    monkeypatch.setattr(training, "train_step", None)
+    with pytest.raises(CheckpointError, match=r"no checkpoint .* to resume from"):
+        experiment.run(run, tmp_path, resume=True, progress_bar=False)
+    assert folder.exists() == (leftover is not None)
+
+
+def test_interrupted_run_goes_on_from_its_checkpoint_when_asked(whole, tmp_path):
+    run = RUNS["vp"]
+    interrupt(run, tmp_path, steps=8)
+    assert checkpoints.steps_saved(run.folder(tmp_path) / "checkpoints") == [6, 3]
+    log = tmp_path / "steps"
+    run_and_count(run, tmp_path, log)
+    assert len(log.read_text()) == STEPS - 6
+    assert content(run, tmp_path) == content(run, whole)

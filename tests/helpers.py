@@ -1,0 +1,77 @@
+"""What several test files share, and what they run in processes of their own (a process imports it by name)."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from adavipro import datasets, experiment, presets, sweeps, training
+from adavipro.datasets import Split
+from adavipro.experiment import Experiment
+
+SMALL = {"train": 48, "val": 24, "test": 24}
+
+
+@contextmanager
+def small_splits() -> Iterator[None]:
+    """The drawn data sets with a few dozen pictures, while it lasts."""
+    with mock.patch.dict(datasets.SIZES, SMALL):
+        datasets.load_split.cache_clear()
+        yield
+    datasets.load_split.cache_clear()
+
+
+def tiny(method: str = "adavipro", **changes: Any) -> Experiment:
+    """An experiment of less than a second: three epochs of three steps."""
+    settings = {"dataset": "letters", "epochs": 3, "batch_size": 16, "generator_width": 8, **changes}
+    return presets.preset("embedded", method, **settings)
+
+
+def noisy_split(n: int, seed: int, classes: int = 5) -> Split:
+    """Random pictures with random objects and labels."""
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (n, 3, 56, 56), generator=g, dtype=torch.uint8)
+    objects = torch.randint(256, (n, 1, 56, 56), generator=g, dtype=torch.uint8)
+    return Split(images, objects, torch.randint(classes, (n,), generator=g))
+
+
+def run_and_count(run: Experiment, root: Path, log: Path, die_before: str | None = None) -> None:
+    """Run an experiment on small splits, in one thread; every step adds a byte to the log as it starts.
+
+    Args:
+        die_before: name of a file; the process kills itself when the file is written but not yet in its place.
+    """
+    torch.set_num_threads(1)
+    step, replace = training.train_step, os.replace
+
+    def counted(*args: Any) -> tuple[float, int]:
+        with log.open("a") as file:
+            file.write(".")
+        return step(*args)
+
+    def dying(source: Path, target: Path) -> None:
+        if target.name == die_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    with (
+        small_splits(),
+        mock.patch.object(training, "train_step", counted),
+        mock.patch.object(os, "replace", dying),
+    ):
+        experiment.run(run, root, progress_bar=False)
+
+
+def fail_by_seed(run: Experiment, root: Path) -> dict[str, Any]:
+    """Work of a sweep: seed 1 raises, seed 2 kills its process, the others run."""
+    if run.seed == 1:
+        raise RuntimeError("seed 1 does not work")
+    if run.seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with small_splits():
+        return sweeps.report_run(run, root)

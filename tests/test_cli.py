@@ -1,0 +1,158 @@
+import csv
+import json
+import re
+from dataclasses import fields
+
+import pytest
+from helpers import small_splits, tiny
+
+from adavipro import datasets, presets, sweeps
+from adavipro.cli import main
+from adavipro.experiment import Experiment
+
+pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_splits():
+    with small_splits():
+        yield
+
+
+def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
+    given = "run --dataset letters --method adavipro --prompt-px 15 --seed 3 -s epochs=1 -s batch_size=16"
+    given += " -s generator_width=8 -s temperature_end=none -s hard=false -s prompt_lr=1e-1"
+    main([*given.split(), "--root", str(tmp_path)])
+    (folder,) = tmp_path.iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["key"] == tiny(epochs=1, hard=False, prompt_lr=0.1, prompt_px=15, seed=3).key()
+    told = capsys.readouterr().out
+    assert f"| letters | adavipro | 15 | 1 | {100 * result['test_accuracy']:.2f} |  |" in told
+    assert told.endswith(f"folder: {folder}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("-s epoch=3", "no setting 'epoch': did you mean 'epochs'"),
+        ("-s epochs=many", "epochs is 'many'"),
+        ("-s epochs=2.5", "epochs is '2.5'"),
+        ("-s epochs", "NAME=VALUE"),
+        ("-s prompt_lr=nan", "prompt_lr is nan"),
+        ("-s hard=yes", "hard is 'yes'"),
+        ("-s model=local-dir:nowhere", "does not exist"),
+        ("-s model=no-such-model", "no-such-model"),
+        ("-s warmup_steps=9999 -s warmup_share=none", "warm-up takes 9999 steps"),
+        ("--dataset cifar10", "dataset is 'cifar10', .* digits, letters, sketches, textures"),
+        ("--prompt-px 29", "prompt_px is 29, .* 28"),
+        ("--device nowhere", "nowhere"),
+        ("--resume", "no checkpoint"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_on_stderr(tmp_path, capfd, words, told):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--root", str(tmp_path), *words.split()])
+    shown = capfd.readouterr()
+    assert caught.value.code == 2
+    assert re.fullmatch(f"adavipro: .*{told}.*\n", shown.err)
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_lists_every_setting_with_its_default(capsys):
+    main(["settings"])
+    lines = capsys.readouterr().out.splitlines()
+    for field, line in zip(fields(Experiment), lines, strict=True):
+        assert line.startswith(f"{field.name} = {field.default!r}: ")
+        assert line.endswith(field.metadata["doc"])
+
+
+def test_table_2_of_the_shipped_results_as_csv(capsys):
+    main("table 2 --world embedded --format csv".split())
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()))
+    assert rows[0] == ["dataset", "method", "prompt_px", "seeds", "mean", "ci95"]
+    assert len(rows) == 1 + 4 * (1 + 2 * 5)
+    for _, method, prompt_px, seeds, mean, interval in rows[1:]:
+        assert 0 < float(mean) < 100
+        if method == "zero-shot":
+            assert (prompt_px, seeds, interval) == ("", "1", "")
+        else:
+            assert int(prompt_px) in presets.FRAMES_PX.values()
+            assert int(seeds) >= 3
+            assert 0 <= float(interval) < 50
+
+
+def test_table_of_a_file_of_ones_own_as_markdown(tmp_path, capsys):
+    path = tmp_path / "results.csv"
+    path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,8,0.75\n")
+    main(["table", "2", "--results", str(path)])
+    assert capsys.readouterr().out.splitlines()[2] == "| digits | vp | 8 | 2 | 62.50 | 158.82 |"
+
+
+@pytest.mark.parametrize("content", [None, "", "dataset,method,prompt_px,test_accuracy\n", "a,b\n1,2\n"])
+def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, capsys, content):
+    path = tmp_path / "results.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        main(["table", "2", "--results", str(path)])
+    assert caught.value.code == 2
+    assert re.fullmatch(r"adavipro: .*results\.csv.*\n", capsys.readouterr().err)
+
+
+def test_sweep_writes_what_is_done_and_tells_what_failed(tmp_path, monkeypatch, capsys):
+    def sweep(runs, work, root, workers):
+        assert [(r.dataset, r.method, r.prompt_px, r.seed) for r in runs if r.method != "zero-shot"] == [
+            ("letters", "vp", 8, 5),
+            ("letters", "adavipro", 8, 5),
+        ]
+        assert (work, root, workers) == (sweeps.report_run, tmp_path, 2)
+        done = {"dataset": "letters", "test_accuracy": 0.5, "object_cover": None}
+        return [done], {"a-run": "OSError: full"}
+
+    monkeypatch.setattr(sweeps, "sweep", sweep)
+    out = tmp_path / "new" / "results.csv"
+    given = "sweep --datasets letters --prompt-px 8 --seeds 5 --workers 2".split()
+    with pytest.raises(SystemExit) as caught:
+        main([*given, "--root", str(tmp_path), "--out", str(out)])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "failed: a-run: OSError: full\n"
+    assert out.read_text() == "dataset,test_accuracy,object_cover\nletters,0.5,\n"
+
+
+def test_tune_ranks_recipes_by_their_mean_on_validation(tmp_path, monkeypatch, capsys):
+    def sweep(runs, work, root, workers):
+        assert work == sweeps.validate_run
+        cells = [(4.0, 1.0, 0.5), (4.0, 1.0, 0.6), (1.0, 0.25, 0.7), (1.0, 0.25, 0.5)]
+        return [{"prompt_lr": lr, "prompt_start_std": std, "val_accuracy": a} for lr, std, a in cells], {}
+
+    monkeypatch.setattr(presets, "SEARCH", {"vp": {"prompt_lr": [1.0, 4.0], "prompt_start_std": [0.25, 1.0]}})
+    monkeypatch.setattr(sweeps, "sweep", sweep)
+    main(["tune", "--method", "vp", "--out", str(tmp_path / "tune.csv")])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| 1.0 | 0.25 | 2 | 60.00 |",
+        "| 4.0 | 1.0 | 2 | 55.00 |",
+    ]
+    assert len((tmp_path / "tune.csv").read_text().splitlines()) == 5
+
+
+def test_reproduce_prints_a_table_and_writes_both_figures(tmp_path, monkeypatch, capsys):
+    load_split = datasets.load_split
+
+    def load(name, split):
+        full = load_split(name, split)
+        return datasets.Split(full.images[:32], full.objects[:32], full.labels[:32])
+
+    monkeypatch.setattr(datasets, "load_split", load)
+    monkeypatch.setitem(presets.EMBEDDED, "epochs", 1)
+    main(["reproduce", "--root", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "| dataset | method | 8 px | 28 px |" in told
+    for method in ("zero-shot", "vp", "adavipro"):
+        assert re.search(rf"\| digits \| {method} \| \d+\.\d \| \d+\.\d \|", told)
+    assert "vp 28 px: 100%, regions on 100%" in told
+    for name in ("accuracy", "pictures"):
+        for ending in (".png", ".svg"):
+            path = tmp_path / "reproduce" / f"{name}{ending}"
+            assert path.stat().st_size > 1000
+            assert str(path) in told
