@@ -23,7 +23,7 @@ EMBEDDED = {
 EMBEDDED_METHOD: dict[str, dict[str, Any]] = {
     "zero-shot": {},
     "vp": {"prompt_lr": 4.0},
-    "adavipro": {"prompt_lr": 4.0, "generator_lr": 0.01},
+    "adavipro": {"prompt_lr": 4.0, "generator_lr": 0.1},
 }
 # What `adavipro tune` tries for each method: every combination.
 SEARCH: dict[str, dict[str, list[Any]]] = {

@@ -1,11 +1,14 @@
 """Grids of runs on one machine: what is finished is kept, what failed is recorded, the rest goes on."""
 
+import contextlib
 import itertools
 import json
 import multiprocessing
 import os
+import queue
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +91,6 @@ def candidates(method: str, frame_px: int = presets.DEFAULT_FRAME_PX) -> list[Ex
     return runs
 
 
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-
-
 def sweep(
     runs: list[Experiment],
     work: Callable[[Experiment, Path], dict[str, Any]],
@@ -100,16 +99,37 @@ def sweep(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Do the work for every run, in processes with the cores shared out. Returns rows and errors by run folder.
 
-    Rows come in the order of the runs. A run that fails does not stop the others. Calling it again repeats
-    nothing that is finished.
+    Rows come in the order of the runs. A run that fails, or whose process is killed, does not stop the others. Calling
+    it again repeats nothing that is finished.
     """
     workers = workers or os.cpu_count() or 1
     threads = max(1, (os.cpu_count() or 1) // workers)
+    spawn = multiprocessing.get_context("spawn")
     rows: dict[int, dict[str, Any]] = {}
     errors: dict[str, str] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
-        tasks = {pool.submit(work, run, root): i for i, run in enumerate(runs)}
+    with contextlib.ExitStack() as stack:
+        idle: queue.SimpleQueue[ProcessPoolExecutor | None] = queue.SimpleQueue()
+        for _ in range(workers):
+            idle.put(None)  # a place for a worker; the process starts with its first run
+
+        def in_a_worker(run: Experiment) -> dict[str, Any]:
+            # Each worker is a pool of one, so that a killed process takes only its own run with it.
+            pool = idle.get() or stack.enter_context(
+                ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,))
+            )
+            try:
+                row = pool.submit(work, run, root).result()
+            except BrokenProcessPool:
+                idle.put(None)
+                raise
+            except BaseException:
+                idle.put(pool)
+                raise
+            idle.put(pool)
+            return row
+
+        dispatcher = stack.enter_context(ThreadPoolExecutor(workers))
+        tasks = {dispatcher.submit(in_a_worker, run): i for i, run in enumerate(runs)}
         try:
             for task in tqdm(as_completed(tasks), total=len(tasks), unit="run"):
                 index = tasks[task]
@@ -117,7 +137,7 @@ def sweep(
                     rows[index] = task.result()
                 except Exception as error:  # recorded, not hidden: the rest of the grid goes on
                     errors[runs[index].folder(root).name] = f"{type(error).__name__}: {error}"
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            dispatcher.shutdown(wait=False, cancel_futures=True)
             raise
     return [rows[i] for i in sorted(rows)], errors

@@ -34,7 +34,11 @@ def read_results(world: str = "embedded", path: Path | None = None) -> list[dict
             raise ValueError(f"world is {world!r}, but results ship for: {', '.join(RESULTS)}")
         path = data_folder() / "results" / RESULTS[world]
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    needed = {"dataset", "method", "prompt_px", "test_accuracy"}
+    if not rows or not needed <= rows[0].keys():
+        raise ValueError(f"{path} holds no results: it needs rows with {', '.join(sorted(needed))}")
+    return rows
 
 
 def summarise(rows: Iterable[dict[str, Any]], value: str = "test_accuracy") -> list[dict[str, Any]]:
