@@ -62,7 +62,8 @@ trains it again, and goes on where it was stopped.
 ## What it is not for
 
 It knows these classes in these styles and nothing else. A word that is not in its captions has a zero
-embedding."""
+embedding.
+"""
 
 
 def write_card(
