@@ -97,6 +97,14 @@ def table(args: argparse.Namespace) -> None:
     print(text, end="")
 
 
+def figure(args: argparse.Namespace) -> None:
+    """Draw a figure of the paper's from the results that ship."""
+    rows = tables.read_results(args.world, args.results)
+    print(
+        *figures.save(figures.accuracy_figure(rows), args.out or args.root / f"figure{args.number}"), sep="\n"
+    )
+
+
 def reproduce(args: argparse.Namespace) -> None:
     """Zero-shot, VP and AdaViPro on handwritten digits at a narrow and at the full frame: table, plot, pictures."""
     name, frames = "digits", (presets.DEFAULT_FRAME_PX, presets.FRAMES_PX[112])
@@ -173,13 +181,13 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--workers", type=int, help="processes (default: one a core)")
     search.add_argument("--out", type=Path, default=Path("runs/tune.csv"))
 
-    printed = command(table)
-    printed.add_argument(
-        "number", choices=tuple(tables.TABLES), help="; ".join(map(": ".join, tables.TABLES.items()))
-    )
-    printed.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))
+    printed, drawn = command(table), command(figure)
+    for shipped in (printed, drawn):
+        shipped.add_argument("number", choices=("2",), help="2: accuracy against the width of the frame")
+        shipped.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))
+        shipped.add_argument("--results", type=Path, help="a results file of your own")
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv"))
-    printed.add_argument("--results", type=Path, help="a results file of your own")
+    drawn.add_argument("--out", type=Path, help="path without its ending: PNG and SVG are written")
 
     command(reproduce)
     command(show_settings, "settings")

@@ -9,7 +9,6 @@ from typing import Any
 from adavipro.classifiers import data_folder
 
 RESULTS = {"embedded": "embedded.csv"}
-TABLES = {"2": "accuracy against prompt width (the paper's Table 2 and Figure 2)"}
 # 97.5 % quantiles of Student's t for 1 to 19 degrees of freedom.
 _T: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)

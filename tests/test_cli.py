@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 
 import pytest
-from helpers import small_splits, tiny
+from helpers import small_splits
 
 from adavipro import datasets, presets, sweeps
 from adavipro.cli import main
@@ -25,7 +25,9 @@ def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
     main([*given.split(), "--root", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
     result = json.loads((folder / "result.json").read_text())
-    assert result["key"] == tiny(epochs=1, hard=False, prompt_lr=0.1, prompt_px=15, seed=3).key()
+    size = {"epochs": 1, "batch_size": 16, "generator_width": 8}
+    rest = {"temperature_end": None, "hard": False, "prompt_lr": 0.1, "prompt_px": 15, "seed": 3}
+    assert result["key"] == presets.preset("embedded", "adavipro", dataset="letters", **size, **rest).key()
     told = capsys.readouterr().out
     assert f"| letters | adavipro | 15 | 1 | {100 * result['test_accuracy']:.2f} |  |" in told
     assert told.endswith(f"folder: {folder}\n")
@@ -87,6 +89,15 @@ def test_table_of_a_file_of_ones_own_as_markdown(tmp_path, capsys):
     path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,8,0.75\n")
     main(["table", "2", "--results", str(path)])
     assert capsys.readouterr().out.splitlines()[2] == "| digits | vp | 8 | 2 | 62.50 | 158.82 |"
+
+
+def test_figure_2_is_written_as_png_and_svg(tmp_path, capsys):
+    path = tmp_path / "results.csv"
+    path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,28,0.75\n")
+    main(["figure", "2", "--results", str(path), "--out", str(tmp_path / "curve")])
+    written = [tmp_path / "curve.png", tmp_path / "curve.svg"]
+    assert capsys.readouterr().out.splitlines() == [str(p) for p in written]
+    assert all(p.stat().st_size > 1000 for p in written)
 
 
 @pytest.mark.parametrize("content", [None, "", "dataset,method,prompt_px,test_accuracy\n", "a,b\n1,2\n"])
