@@ -141,6 +141,10 @@ class FrozenClip(nn.Module):
                 f"template is {template!r}, but it must hold exactly one {{}} for the class name"
             )
         source = resolve_model(name)
+        if ":" not in source and source not in open_clip.list_models():
+            raise ValueError(
+                f"model is {name!r}, but it is small-clip, a name of open_clip's, or local-dir:FOLDER"
+            )
         model = open_clip.create_model(source, pretrained=pretrained, require_pretrained=True)
         model.eval()
         tokens = open_clip.get_tokenizer(source)([template.format(n) for n in names])

@@ -16,6 +16,7 @@ from adavipro.seeds import generator
 
 SIZES = {"train": 2000, "val": 600, "test": 1000}
 IMAGE_PX = 56
+VERSION = 1  # of what is drawn: raise it when a picture changes, so that no old run passes for a new one
 DRAWING_SEED = 2403  # of the embedded data sets: they are the same for everyone
 
 
@@ -67,6 +68,8 @@ def load_split(name: str, split: str) -> Split:
     splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
     """
     check_name(name)
+    if split not in SIZES:
+        raise ValueError(f"split is {split!r}, but the splits are: {', '.join(SIZES)}")
     g = generator(DRAWING_SEED, f"{name}-{split}")
     if name == "digits":
         stored = load_file(data_folder() / "handwritten_digits.safetensors")

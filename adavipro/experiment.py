@@ -47,8 +47,12 @@ class Experiment(OpenChoices, Recipe):
         settings.validate(self)
 
     def key(self) -> str:
-        """Hash of all settings and of the frozen weights: two runs with the same key are the same run."""
-        content = {"settings": asdict(self), "weights": weights_sha256(self.model)}
+        """Hash of all settings, the frozen weights and the version of the data: the same key is the same run."""
+        content = {
+            "settings": asdict(self),
+            "weights": weights_sha256(self.model),
+            "data": datasets.VERSION,
+        }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
     def folder(self, root: Path) -> Path:
@@ -63,6 +67,10 @@ class Experiment(OpenChoices, Recipe):
 def load_classifier(experiment: Experiment, device: str = "cpu") -> FrozenClip:
     """Load the frozen CLIP with the data set's class names."""
     names = datasets.CLASS_NAMES[experiment.dataset]
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device is {device!r}, which torch cannot use here: {error}") from None
     return FrozenClip.load(experiment.model, names, experiment.pretrained, experiment.template, device)
 
 
@@ -160,6 +168,7 @@ def train_or_resume(
     write_atomically(folder / "config.json", (json.dumps(asdict(experiment), indent=1) + "\n").encode())
     if method is None:
         return classifier, None, Progress()
+    resumed = bool(saved) if resume is None else resume
     started = time.perf_counter()
     progress = training.fit(
         classifier,
@@ -169,12 +178,12 @@ def train_or_resume(
         recipe,
         experiment.seed,
         folder / "checkpoints",
-        identity={"settings": asdict(experiment), "class_names": classifier.class_names},
-        resume=bool(saved) if resume is None else resume,
+        identity={**asdict(experiment), "class_names": classifier.class_names},
+        resume=resumed,
         generator_momentum=experiment.generator_momentum,
         progress_bar=progress_bar,
     )
-    seconds = round(time.perf_counter() - started, 2)
+    seconds = None if resumed else round(time.perf_counter() - started, 2)  # of a whole run only
     timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
     write_atomically(folder / "timing.json", (json.dumps(timing) + "\n").encode())
     write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
@@ -203,6 +212,7 @@ def run(
     done = read_result(experiment, root)
     if done is not None:
         return done
+    installed = versions()
     classifier, method, progress = train_or_resume(experiment, root, resume, device, progress_bar)
     test = report_test(experiment, classifier, method)
     result = {
@@ -216,7 +226,7 @@ def run(
         "best_epoch": progress.best_epoch if method else None,
         "steps": progress.step,
         "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
-        "versions": versions(),
+        "versions": installed,
     }
     write_atomically(experiment.folder(root) / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     return result

@@ -97,7 +97,7 @@ def picture_figure(
     for line, (name, pictures, scores) in zip(grid, rows, strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         for i, axes in enumerate(line):
-            axes.imshow(pictures[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(pictures[i].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if scores is not None:
                 found = int(scores[i].argmax())

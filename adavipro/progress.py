@@ -10,6 +10,8 @@ from torch import Tensor
 from adavipro import checkpoints
 from adavipro.method import AdaViPro
 
+METRICS = "epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity".split()
+
 
 @dataclass
 class Progress:
@@ -20,7 +22,11 @@ class Progress:
     best_accuracy: float = -1.0
     loss_sum: float = 0.0  # over the images of the current epoch
     right_sum: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row of METRICS an epoch
+
+    def __post_init__(self) -> None:
+        # A checkpoint's JSON sorts its keys; metrics keep the order of their columns.
+        self.history = [{name: row[name] for name in METRICS} for row in self.history]
 
 
 def save_progress(
@@ -64,8 +70,11 @@ def load_progress(
         if stored.get(key) != identity.get(key)
     ]
     parameters = dict(method.named_parameters())
-    for prefix in ("now", "best"):
+    moving = {p for group in optimizer.param_groups if group["momentum"] for p in group["params"]}
+    for prefix in ("now", "best", "momentum"):
         for name, p in parameters.items():
+            if prefix == "momentum" and p not in moving:
+                continue
             value = tensors.get(f"{prefix}.{name}")
             if value is None:
                 differ.append(f"tensor {prefix}.{name} is missing")

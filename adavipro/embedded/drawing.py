@@ -32,7 +32,7 @@ SYMBOL_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSa
 UNSEEN_LETTER_STYLES = (
     ("STIXGeneral", 0x1D4D0),  # bold script
     ("STIXGeneralBol", 0x1D56C),  # bold fraktur
-    ("DejaVuSans-BoldOblique", 0x1D63C),  # sans-serif bold italic
+    ("STIXGeneral", 0x1D63C),  # sans-serif bold italic
     ("STIXGeneral", 0x24B6),  # circled
     ("cmmi10", 0x41),  # mathematical italic
     ("STIXGeneral", 0x1D670),  # typewriter
