@@ -109,6 +109,7 @@ class FrozenClip(nn.Module):
             isinstance(conv, nn.Conv2d)
             and conv.kernel_size == conv.stride
             and conv.stride[0] == conv.stride[1]
+            and (conv.padding, conv.dilation, conv.groups) == ((0, 0), (1, 1), 1)
         ):
             self.visual.conv1 = PatchEmbedding(conv)
         self.class_names, self.image_px, self.name = class_names, image_px, name

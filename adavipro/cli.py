@@ -1,4 +1,4 @@
-"""The command line: adavipro run, sweep, tune, table, reproduce, settings."""
+"""The command line: adavipro run, sweep, tune, table, figure, reproduce, settings."""
 
 import argparse
 import dataclasses
@@ -158,7 +158,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     one = command(run)
-    one.add_argument("--world", default="embedded", choices=("embedded", "paper"))
+    one.add_argument(
+        "--world", default="embedded", choices=("embedded",), help="the paper's has no data sets yet"
+    )
     one.add_argument("--method", default="adavipro", choices=METHODS)
     one.add_argument("--dataset", help="one of: " + ", ".join(datasets.CLASS_NAMES))
     one.add_argument("--prompt-px", type=int, help="width of the frame")

@@ -235,12 +235,20 @@ def run(
 def restore(
     experiment: Experiment, root: Path = Path("runs"), device: str = "cpu"
 ) -> tuple[FrozenClip, AdaViPro]:
-    """Load a finished run: the frozen classifier and the method with the weights that validation picked."""
+    """Load a finished run: the frozen classifier and the method with the weights that validation picked.
+
+    Raises:
+        SettingError: if the run is not finished, or is zero-shot, which has nothing to restore.
+        CheckpointError: if its last checkpoint is damaged.
+    """
+    result = read_result(experiment, root)
+    if result is None:
+        raise SettingError(f"there is no finished run in {experiment.folder(root)}: run it first")
     classifier = load_classifier(experiment, device)
     method = build_method(experiment, classifier)
     if method is None:
         raise SettingError("method is 'zero-shot', which has nothing to restore")
-    tensors, _ = checkpoints.load_newest(experiment.folder(root) / "checkpoints")
+    tensors, _ = checkpoints.load_checkpoint(experiment.folder(root) / "checkpoints", result["steps"])
     with torch.no_grad():
         for name, p in method.named_parameters():
             p.copy_(tensors[f"best.{name}"])

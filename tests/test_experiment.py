@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -175,6 +176,17 @@ def test_result_is_that_of_the_restored_method(finished):
     saved, _ = checkpoints.load_newest(run.folder(root) / "checkpoints")
     for name, p in method.named_parameters():
         assert torch.equal(p, saved[f"best.{name}"])
+
+
+def test_only_a_finished_and_undamaged_run_is_restored(finished, tmp_path):
+    run, root, _ = finished
+    with pytest.raises(SettingError, match="no finished run in .*run it first"):
+        experiment.restore(run, tmp_path)
+    copy = shutil.copytree(root, tmp_path / "copy")
+    newest = run.folder(copy) / "checkpoints" / "step-00000009.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(checkpoints.CheckpointError, match=newest.name):
+        experiment.restore(run, copy)
 
 
 def test_finished_run_is_not_repeated(finished, monkeypatch):
