@@ -180,7 +180,7 @@ def test_result_is_that_of_the_restored_method(finished):
 
 def test_only_a_finished_and_undamaged_run_is_restored(finished, tmp_path):
     run, root, _ = finished
-    with pytest.raises(SettingError, match="no finished run in .*run it first"):
+    with pytest.raises(SettingError, match=r"no finished run in .*run it first"):
         experiment.restore(run, tmp_path)
     copy = shutil.copytree(root, tmp_path / "copy")
     newest = run.folder(copy) / "checkpoints" / "step-00000009.safetensors"
