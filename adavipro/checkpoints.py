@@ -67,6 +67,20 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted((int(s) for s in found if s.isdigit()), reverse=True)
 
 
+def steps_to_resume(folder: Path) -> list[int]:
+    """Steps that have a manifest, newest first.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    steps = steps_saved(folder)
+    if not steps:
+        raise CheckpointError(
+            f"there is no checkpoint in {folder} to resume from: start the run without asking to resume"
+        )
+    return steps
+
+
 def sweep_partial_files(folder: Path) -> None:
     """Remove what a killed save left behind: partial files, and tensors whose manifest never came."""
     for partial in folder.glob(f"*{PARTIAL}"):
@@ -128,13 +142,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: if there is no checkpoint, or none is sound.
     """
-    steps = steps_saved(folder)
-    if not steps:
-        raise CheckpointError(
-            f"there is no checkpoint in {folder} to resume from: start the run without asking to resume"
-        )
     problems = []
-    for step in steps:
+    for step in steps_to_resume(folder):
         try:
             loaded = load_checkpoint(folder, step)
         except CheckpointError as error:

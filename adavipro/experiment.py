@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from adavipro import checkpoints, datasets, settings, training
-from adavipro.checkpoints import CheckpointError
 from adavipro.choices import OpenChoices
 from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, weights_sha256
 from adavipro.edges import EdgeDetector
 from adavipro.evaluation import Evaluation, evaluate
-from adavipro.files import canonical_json, to_csv, write_atomically
+from adavipro.files import canonical_json, to_csv, write_atomically, write_json
 from adavipro.masks import MaskGenerator
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress
@@ -151,12 +150,8 @@ def train_or_resume(
     the frozen classifier, the method with the weights that were picked (None for zero-shot), and the progress.
     """
     folder = experiment.folder(root)
-    saved = checkpoints.steps_saved(folder / "checkpoints")
-    if resume and not saved:
-        raise CheckpointError(
-            f"there is no checkpoint in {folder / 'checkpoints'} to resume from: start the run without asking to "
-            "resume"
-        )
+    if resume:
+        checkpoints.steps_to_resume(folder / "checkpoints")  # refuses before any work
     classifier = load_classifier(experiment, device)
     check_image_size(experiment, classifier)
     method = build_method(experiment, classifier)
@@ -165,10 +160,10 @@ def train_or_resume(
     if method is not None:
         warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))  # refuses before any work
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", (json.dumps(asdict(experiment), indent=1) + "\n").encode())
+    write_json(folder / "config.json", asdict(experiment))
     if method is None:
         return classifier, None, Progress()
-    resumed = bool(saved) if resume is None else resume
+    resumed = bool(checkpoints.steps_saved(folder / "checkpoints")) if resume is None else resume
     started = time.perf_counter()
     progress = training.fit(
         classifier,
@@ -185,7 +180,7 @@ def train_or_resume(
     )
     seconds = None if resumed else round(time.perf_counter() - started, 2)  # of a whole run only
     timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
-    write_atomically(folder / "timing.json", (json.dumps(timing) + "\n").encode())
+    write_json(folder / "timing.json", timing)
     write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
     return classifier, method, progress
 
@@ -228,7 +223,7 @@ def run(
         "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
         "versions": installed,
     }
-    write_atomically(experiment.folder(root) / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_json(experiment.folder(root) / "result.json", result)
     return result
 
 

@@ -43,6 +43,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON for people to read, atomically."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
 def canonical_json(value: Any) -> str:
     """JSON with one spelling for each value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

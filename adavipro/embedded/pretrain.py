@@ -55,8 +55,9 @@ def build(folder: Path, words: int) -> open_clip.CLIP:
     """Make the CLIP that `folder`'s open_clip_config.json describes, with a vocabulary of `words`."""
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     config["text_cfg"]["vocab_size"] = words
-    torch.manual_seed(0)
-    return open_clip.CLIP(**config)
+    with torch.random.fork_rng(devices=[]):  # open_clip draws its start weights from torch's own generator
+        torch.manual_seed(0)
+        return open_clip.CLIP(**config)
 
 
 def export(model: torch.nn.Module, captions: Captions, folder: Path) -> Path:
