@@ -5,13 +5,19 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce pretrain test lint format clean
+.PHONY: help reproduce results pretrain test lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 reproduce: $(INSTALLED) ## Run the experiments and draw the figures and tables
 	$(BIN)/adavipro reproduce
+
+results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew: hours; goes on where it was stopped
+	$(BIN)/adavipro tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
+	$(BIN)/adavipro tune --method adavipro --out data/results/search_adavipro.csv
+	$(BIN)/adavipro sweep --out data/results/embedded.csv
+	$(BIN)/python docs/fill.py
 
 pretrain: $(INSTALLED) ## Train the small CLIP that ships in data/ anew
 	$(BIN)/python -m adavipro.embedded.pretrain

@@ -21,5 +21,9 @@ class OpenChoices:
     bias: bool = setting(True, "bias terms in F_c and F_p")
     on_bias: float = setting(0.0, "start of F_p's bias, on minus off")
     policy_scale: float = setting(1.0, "factor on F_p's start weights", low=0)
-    hard: bool = setting(True, "0 or 1 with straight-through gradients in training; otherwise soft masks")
+    standardise: bool = setting(False, "F_c's channels to mean 0 and spread 1 over each image, before F_p")
+    hard: bool = setting(False, "0 or 1 with straight-through gradients in training; otherwise soft masks")
+    random_share: float | None = setting(
+        None, "no generator: each region on with this probability, whatever the image", low=0, high=1
+    )
     generator_momentum: float = setting(0.9, "momentum of SGD for the mask generator", low=0, high=0.9999)

@@ -10,10 +10,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from adavipro import datasets, experiment, figures, files, presets, sweeps, tables, training
+from adavipro import datasets, effects, experiment, figures, files, presets, studies, sweeps, tables, training
 from adavipro.experiment import METHODS, Experiment
 
 ROOT = Path("runs")
+TABLE_2 = ("main", "vp-tuned")
+SEARCHES = {f"search-{method}": method for method in presets.SEARCH}
+COMPUTED = {"effects": effects.effects, "masks": effects.mask_table}
+FIGURES = {"2": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure}
 
 
 def _value(text: str, annotation: Any) -> Any:
@@ -56,34 +60,42 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """Run a grid and write its results file."""
-    grid = sweeps.grid(args.datasets, METHODS, args.prompt_px, args.seeds)
+    """Make the results that ship: the main grid, VP tuned for each width, the ablations; what is finished is kept."""
     started = time.perf_counter()
-    rows, errors = sweeps.sweep(grid, sweeps.report_run, args.root, args.workers)
-    _write_rows(args.out, rows, errors)
-    print(f"{len(rows)} of {len(grid)} runs in {(time.perf_counter() - started) / 60:.1f} min: {args.out}")
+    keep = {"dataset": args.datasets, "prompt_px": args.prompt_px, "seed": args.seeds}
+    search = tables.read_rows(args.search)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for study in dict.fromkeys(["main", *args.studies]):
+        main = [r for r in rows if r["study"] == "main"]
+        found, errors = studies.run_study(study, main, search, args.root, args.workers, keep)
+        rows, failed = rows + found, failed | errors
+        _write_rows(args.out, rows)
+        minutes = (time.perf_counter() - started) / 60
+        print(f"{study}: {len(found)} runs, {minutes:.1f} min so far", flush=True)
+    print(args.out)
+    _fail(failed)
 
 
 def tune(args: argparse.Namespace) -> None:
     """Search a method's recipe on validation and print the candidates, best first."""
-    runs = sweeps.candidates(args.method)
-    rows, errors = sweeps.sweep(runs, sweeps.validate_run, args.root / "tune", args.workers)
-    _write_rows(args.out, rows, errors)
-    names = list(presets.SEARCH[args.method])
-    ranked: dict[tuple[Any, ...], list[float]] = {}
-    for row in rows:
-        ranked.setdefault(tuple(row[n] for n in names), []).append(100 * row["val_accuracy"])
-    lines = [
-        {**dict(zip(names, key, strict=True)), "runs": len(v), "mean val (%)": f"{sum(v) / len(v):.2f}"}
-        for key, v in ranked.items()
-    ]
-    print(tables.to_markdown(sorted(lines, key=lambda x: -float(x["mean val (%)"]))), end="")
+    rows: list[dict[str, Any]] = []
+    errors: dict[str, str] = {}
+    for px in args.prompt_px:
+        found, failed = sweeps.search(args.method, px, args.root / "tune", args.workers)
+        rows, errors = rows + found, errors | failed
+        _write_rows(args.out, rows)
+    print(tables.to_markdown(sweeps.ranking(rows, args.method)), end="")
+    _fail(errors)
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]], errors: dict[str, str]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, files.to_csv(rows).encode())
+
+
+def _fail(errors: dict[str, str]) -> None:
     for name, error in errors.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     if errors:
@@ -91,18 +103,32 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], errors: dict[str, str]) 
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print a table of the paper's from the results that ship."""
-    summary = tables.summarise(tables.read_results(args.world, args.results))
-    text = files.to_csv(summary) if args.format == "csv" else tables.to_markdown(summary)
-    print(text, end="")
+    """Print a table of the paper's, or of a study of ours, from the results that ship."""
+    rows = tables.read_results(args.world, args.results)
+    if args.number in SEARCHES:
+        method = SEARCHES[args.number]
+        found = tables.read_rows(tables.SEARCHED_VP.with_name(f"search_{method}.csv"))
+        at_default = [r for r in found if int(r["prompt_px"]) == presets.DEFAULT_FRAME_PX]
+        lines: list[dict[str, Any]] = sweeps.ranking(at_default, method)
+    elif args.number in COMPUTED:
+        lines = COMPUTED[args.number](rows)
+    elif args.number != "2":
+        study = studies.TABLES[args.number]
+        lines = tables.ablation_matrix(rows, study, studies.own_value(study))
+    elif args.format == "csv":
+        lines = tables.summarise(tables.with_mean(tables.of_studies(rows, *TABLE_2)))
+    else:
+        lines = tables.accuracy_matrix(tables.of_studies(rows, *TABLE_2))
+    if not lines:
+        raise ValueError(f"the results hold no runs for table {args.number}: make them with `adavipro sweep`")
+    print(files.to_csv(lines) if args.format == "csv" else tables.to_markdown(lines), end="")
 
 
 def figure(args: argparse.Namespace) -> None:
-    """Draw a figure of the paper's from the results that ship."""
+    """Draw a figure of the paper's, or of a study of ours, from the results that ship."""
     rows = tables.read_results(args.world, args.results)
-    print(
-        *figures.save(figures.accuracy_figure(rows), args.out or args.root / f"figure{args.number}"), sep="\n"
-    )
+    drawn = FIGURES[args.number](rows)
+    print(*figures.save(drawn, args.out or args.root / f"figure-{args.number}"), sep="\n")
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -171,21 +197,30 @@ def parser() -> argparse.ArgumentParser:
         "-s", "--set", action="append", metavar="NAME=VALUE", help="any setting; see `adavipro settings`"
     )
 
-    many = command(sweep)
-    many.add_argument("--datasets", nargs="+", default=list(datasets.CLASS_NAMES))
-    many.add_argument("--prompt-px", nargs="+", type=int, default=list(presets.FRAMES_PX.values()))
-    many.add_argument("--seeds", nargs="+", type=int, default=list(presets.REPORT_SEEDS))
-    many.add_argument("--workers", type=int, help="processes (default: one a core)")
-    many.add_argument("--out", type=Path, default=Path("data/results/embedded.csv"))
-
-    search = command(tune)
+    many, search = command(sweep), command(tune)
+    for grid in (many, search):
+        grid.add_argument("--workers", type=int, help="processes (default: one a core)")
+    many.add_argument("--studies", nargs="+", default=studies.STUDIES, choices=studies.STUDIES)
+    many.add_argument("--datasets", nargs="+", default=list(datasets.CLASS_NAMES), help="only these")
+    many.add_argument(
+        "--prompt-px", nargs="+", type=int, default=list(presets.FRAMES_PX.values()), help="only these"
+    )
+    many.add_argument("--seeds", nargs="+", type=int, default=list(presets.REPORT_SEEDS), help="only these")
+    many.add_argument(
+        "--search", type=Path, default=tables.SEARCHED_VP, help="VP's search, for its tuned rates"
+    )
+    many.add_argument("--out", type=Path, default=ROOT / "embedded.csv")
     search.add_argument("--method", required=True, choices=tuple(presets.SEARCH))
-    search.add_argument("--workers", type=int, help="processes (default: one a core)")
-    search.add_argument("--out", type=Path, default=Path("runs/tune.csv"))
+    search.add_argument("--prompt-px", nargs="+", type=int, default=[presets.DEFAULT_FRAME_PX])
+    search.add_argument("--out", type=Path, default=ROOT / "tune.csv")
 
     printed, drawn = command(table), command(figure)
+    told = "2: accuracy against the width of the frame"
+    printed.add_argument(
+        "number", choices=("2", *studies.TABLES, *COMPUTED, *SEARCHES), help=told + "; the others: ablations"
+    )
+    drawn.add_argument("number", choices=tuple(FIGURES), help=told + "; masks: where the prompt lies")
     for shipped in (printed, drawn):
-        shipped.add_argument("number", choices=("2",), help="2: accuracy against the width of the frame")
         shipped.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))
         shipped.add_argument("--results", type=Path, help="a results file of your own")
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv"))

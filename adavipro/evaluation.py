@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from adavipro import masks
@@ -68,3 +69,43 @@ def evaluate(
     chosen, live = torch.cat(decisions), method.live_regions()
     cover = None if split.objects is None else covered / (split.objects.sum(dtype=torch.float64).item() / 255)
     return Evaluation(accuracy, masks.share_on(chosen, live), masks.mask_diversity(chosen, live), cover)
+
+
+@torch.no_grad()
+def region_effects(
+    classifier: FrozenClip, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+) -> Tensor:
+    """What each region's decision is worth: the loss with it on minus the loss with it off, the others unchanged.
+
+    Args:
+        images: normalised, (b, 3, h, w).
+        labels: (b,).
+        decisions: 0 or 1, (b, 1, r, r), around which single regions are changed.
+
+    Returns:
+        (b, r, r), in nats; above 0 the prompt harms there.
+    """
+    effects = torch.zeros_like(decisions[:, 0])
+    for place in method.live_regions().nonzero():
+        row, column = place.tolist()
+        losses = []
+        for decision in (1.0, 0.0):
+            changed = decisions.clone()
+            changed[:, 0, row, column] = decision
+            scores = classifier(method(images, decisions=changed).images)
+            losses.append(F.cross_entropy(scores, labels, reduction="none"))
+        effects[:, row, column] = losses[0] - losses[1]
+    return effects
+
+
+def region_gradients(
+    classifier: FrozenClip, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+) -> Tensor:
+    """What training sees of each region's decision: the loss's gradient at `decisions`, 0, 1 or between.
+
+    Arguments and the result as in `region_effects`: to first order, the gradient is the effect.
+    """
+    decisions = decisions.detach().clone().requires_grad_()
+    scores = classifier(method(images, decisions=decisions).images)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(scores, labels, reduction="sum"), decisions)
+    return gradient[:, 0]

@@ -16,7 +16,7 @@ from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, weights_sha256
 from adavipro.edges import EdgeDetector
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.files import canonical_json, to_csv, write_atomically, write_json
-from adavipro.masks import MaskGenerator
+from adavipro.masks import MaskGenerator, RandomMasks
 from adavipro.method import AdaViPro
 from adavipro.progress import Progress
 from adavipro.prompts import KINDS, build_prompt
@@ -94,16 +94,14 @@ def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | N
         return AdaViPro(prompt).to(device)
     raw = (classifier.mean, classifier.std) if e.edge_input == "raw" else (None, None)
     edges = EdgeDetector(e.edge_channels, *raw) if e.edges else torch.nn.Identity()
+    if e.random_share is not None:
+        return AdaViPro(prompt, edges, RandomMasks(image_px, e.region_px, e.random_share), hard=True).to(
+            device
+        )
+    channels, start = e.edge_channels if e.edges else 3, generator(e.seed, "mask-generator")
+    switches = (e.bias, e.relu, e.on_bias, e.policy_scale, e.standardise)
     mask_generator = MaskGenerator(
-        image_px,
-        e.region_px,
-        e.generator_width,
-        e.edge_channels if e.edges else 3,
-        e.bias,
-        e.relu,
-        e.on_bias,
-        e.policy_scale,
-        generator(e.seed, "mask-generator"),
+        image_px, e.region_px, e.generator_width, channels, *switches, generator=start
     )
     return AdaViPro(prompt, edges, mask_generator, e.hard).to(device)
 

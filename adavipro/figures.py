@@ -11,14 +11,18 @@ from torch import Tensor
 
 from adavipro.classifiers import FrozenClip
 from adavipro.method import AdaViPro
-from adavipro.tables import summarise
+from adavipro.studies import own_value
+from adavipro.tables import MEAN, ablation_matrix, of_studies, summarise, with_mean
 
 # Lightness, marker and dash tell the methods apart without colour.
 STYLE: dict[str, dict[str, Any]] = {
     "zero-shot": {"color": "0.45", "linestyle": ":", "label": "zero-shot"},
     "vp": {"color": "#d08a00", "linestyle": "--", "marker": "s", "label": "VP"},
+    "vp-tuned": {
+        "color": "#d08a00", "linestyle": ":", "marker": "D", "mfc": "none", "label": "VP, rate tuned for each width",
+    },
     "adavipro": {"color": "#103a70", "linestyle": "-", "marker": "o", "label": "AdaViPro"},
-}
+}  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -30,9 +34,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return paths
 
 
-def draw_accuracy(axes: Axes, rows: Iterable[dict[str, Any]]) -> None:
-    """Draw accuracy against frame width for one data set, with 95 % confidence bars over seeds."""
-    summary = summarise(rows)
+def draw_against_width(axes: Axes, rows: Iterable[dict[str, Any]], value: str = "test_accuracy") -> None:
+    """Draw a value in percent against frame width for one data set, with 95 % confidence bars over seeds."""
+    summary = summarise(rows, value)
     for method, style in STYLE.items():
         points = [r for r in summary if r["method"] == method]
         if method == "zero-shot":
@@ -49,20 +53,78 @@ def draw_accuracy(axes: Axes, rows: Iterable[dict[str, Any]]) -> None:
                 **style,
             )
     axes.set_xlabel("frame width (px)")
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def accuracy_figure(rows: Iterable[dict[str, Any]]) -> Figure:
-    """Accuracy against frame width, a panel for each data set (the paper's Figure 2)."""
-    rows = list(rows)
-    names = sorted({r["dataset"] for r in rows})
-    figure = Figure(figsize=(0.8 + 3.1 * len(names), 3.0), layout="constrained")
+    """Accuracy against frame width, a panel for each data set (the paper's Figure 2) and for their mean."""
+    rows = with_mean(of_studies(rows, "main", "vp-tuned"))
+    names = sorted({r["dataset"] for r in rows}, key=lambda name: (name == MEAN, name))
+    figure = Figure(figsize=(0.8 + 3.1 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        draw_accuracy(axes, [r for r in rows if r["dataset"] == name])
+        draw_against_width(axes, [r for r in rows if r["dataset"] == name])
         axes.set_title(name)
     figure.axes[0].set_ylabel("test accuracy (%)")
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    return figure
+
+
+MASK_PANELS = {
+    "share_on": "regions on (%)",
+    "object_cover": "object pixels under the prompt (%)",
+    "mask_diversity": "how much masks differ (%)",
+}
+
+
+def masks_figure(rows: Iterable[dict[str, Any]]) -> Figure:
+    """Where the prompt lies, on the mean over data sets: regions on, object covered, masks' differences."""
+    rows = of_studies(rows, "main")
+    figure = Figure(figsize=(3.3 * len(MASK_PANELS), 3.0), layout="constrained")
+    for axes, (value, title) in zip(figure.subplots(1, len(MASK_PANELS)), MASK_PANELS.items(), strict=True):
+        known = [r for r in rows if r[value] not in ("", None)]
+        draw_against_width(axes, [r for r in with_mean(known, value) if r["dataset"] == MEAN], value)
+        axes.set_title(title, fontsize=10)
     figure.axes[0].legend(frameon=False)
+    return figure
+
+
+ABLATION_PANELS = {
+    "edges": "edge detector (Table 4)",
+    "temperature_gamma": "temperature's gamma (Table 5)",
+    "region_px": "region, px (Table 6)",
+    "generator_width": "generator width (Table 7)",
+    "hard": "hard decisions",
+    "standardise": "standardised channels",
+    "random_share": "masks",
+}
+
+
+def ablations_figure(rows: Iterable[dict[str, Any]]) -> Figure:
+    """Each ablation: difference from the recipe's own value, on the mean, with its 95 % interval over pairs of runs."""
+    rows = list(rows)
+    titles = {k: v for k, v in ABLATION_PANELS.items() if of_studies(rows, k)}
+    figure = Figure(figsize=(1.9 * len(titles) + 0.5, 3.0), layout="constrained")
+    for axes, (study, title) in zip(
+        figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True
+    ):
+        own = own_value(study)
+        lines = ablation_matrix(rows, study, own)
+        for place, line in enumerate(lines):
+            mean, _, half = (line["difference"] or "0").partition(" ± ")
+            filled = {"mfc": "none"} if line[study] == own else {}
+            axes.errorbar(place, float(mean), float(half or 0), fmt="o", capsize=3, color="#103a70", **filled)
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.set_xticks(range(len(lines)), [line[study] for line in lines])
+        axes.set_xlim(-0.5, len(lines) - 0.5)
+        axes.set_title(title, fontsize=9)
+        _plain(axes)
+    figure.axes[0].set_ylabel("points against the recipe (o)")
     return figure
 
 

@@ -1,8 +1,12 @@
 """Where to add: the mask generator and its decisions (AdaViPro, Eq. 4 to 7)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+CPU_CHUNK = 8  # images a pass of the mask generator on a CPU
 
 
 def valid_region_sides(image_px: int) -> list[int]:
@@ -18,6 +22,10 @@ class MaskGenerator(nn.Module):
     cannot measure how much edge, of either sign, a region holds. At 224 px with regions of 32 and width 64 it
     has 132,866 parameters.
 
+    After the ReLU every channel has a mean far above its differences from region to region, so one step turns
+    all regions on or off together. `standardise` (our choice) gives each channel mean 0 and spread 1 over each
+    image: what is left is where in the image a channel answers, and the common part is F_p's bias alone.
+
     Args:
         image_px: side of the image.
         region_px: side of a decision region; must divide image_px.
@@ -27,6 +35,7 @@ class MaskGenerator(nn.Module):
         relu: whether a ReLU stands between them.
         on_bias: start of the difference of F_p's two biases, (on - off); above 0 favours on.
         policy_scale: factor on the start values of F_p's weights; 0 starts every region undecided.
+        standardise: whether F_c's channels get mean 0 and spread 1 over each image.
         generator: source of the start values.
 
     Raises:
@@ -43,6 +52,7 @@ class MaskGenerator(nn.Module):
         relu: bool = True,
         on_bias: float = 0.0,
         policy_scale: float = 1.0,
+        standardise: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +64,7 @@ class MaskGenerator(nn.Module):
             )
         if on_bias and not bias:
             raise ValueError(f"on_bias is {on_bias}, but without bias terms it must be 0")
-        self.region_px, self.relu = region_px, relu
+        self.region_px, self.relu, self.standardise = region_px, relu, standardise
         self.convergence = nn.Conv2d(edge_channels, width, 3, padding=1, bias=bias)
         self.policy = nn.Conv2d(width, 2, region_px, stride=region_px, bias=bias)
         with torch.no_grad():
@@ -69,14 +79,45 @@ class MaskGenerator(nn.Module):
 
     def forward(self, edges: Tensor) -> Tensor:
         """Turn edges (b, c, h, w) into region logits (b, 2, r, r); channel 0 is off, channel 1 is on."""
+        # F_c's output is large and used once: on a CPU a few images at a time stay in the cache, twice as fast.
+        chunk = CPU_CHUNK if edges.device.type == "cpu" else len(edges)
+        return torch.cat([self._logits(part) for part in edges.split(chunk)])
+
+    def _logits(self, edges: Tensor) -> Tensor:
         hidden = self.convergence(edges)
         hidden = hidden.relu() if self.relu else hidden
+        if self.standardise:
+            hidden = F.layer_norm(hidden, hidden.shape[2:])
         # F_p with kernel = stride is a matrix product over regions: faster than the convolution on a CPU.
         b, d, h, w = hidden.shape
         s = self.region_px
         regions = hidden.view(b, d, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)
         logits = F.linear(regions.flatten(3), self.policy.weight.flatten(1), self.policy.bias)
         return logits.permute(0, 3, 1, 2)
+
+
+class RandomMasks(nn.Module):
+    """Each region on with the same probability, whatever the image: the control for a learned "where".
+
+    Its logits are constant, so it has no parameters; decisions are drawn from them in training and in inference.
+
+    Args:
+        share: probability of on, between 0 and 1, both excluded.
+    """
+
+    def __init__(self, image_px: int, region_px: int, share: float) -> None:
+        super().__init__()
+        if not 0 < share < 1:
+            raise ValueError(
+                f"random_share is {share}, but it must be between 0 and 1: those are zero-shot and VP"
+            )
+        self.region_px, self.side = region_px, image_px // region_px
+        self.logits = (math.log(1 - share), math.log(share))
+
+    def forward(self, edges: Tensor) -> Tensor:
+        """Give every region of a batch of edges (b, c, h, w) the same logits (b, 2, r, r)."""
+        logits = edges.new_tensor(self.logits).view(1, 2, 1, 1)
+        return logits.expand(len(edges), 2, self.side, self.side)
 
 
 def gumbel_noise(shape: torch.Size, generator: torch.Generator) -> Tensor:

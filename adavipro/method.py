@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adavipro import masks
+from adavipro import masks, seeds
 from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator
+from adavipro.masks import MaskGenerator, RandomMasks
 from adavipro.prompts import FramePrompt, PatchPrompt
 
 
@@ -36,7 +36,7 @@ class AdaViPro(nn.Module):
     Args:
         prompt: the template P.
         edges: F_e, images to edges; None for VP.
-        masks: F_c and F_p, edges to region logits; None for VP.
+        masks: F_c and F_p, edges to region logits, or the control of random masks; None for VP.
         hard: sample decisions of 0 or 1 with straight-through gradients; otherwise soft ones.
     """
 
@@ -44,7 +44,7 @@ class AdaViPro(nn.Module):
         self,
         prompt: FramePrompt | PatchPrompt,
         edges: EdgeDetector | nn.Identity | None = None,
-        masks: MaskGenerator | None = None,
+        masks: MaskGenerator | RandomMasks | None = None,
         hard: bool = True,
     ) -> None:
         super().__init__()
@@ -93,6 +93,9 @@ class AdaViPro(nn.Module):
             logits = self.region_logits(images)
             if logits is None:
                 decisions = images.new_ones(len(images), 1, 1, 1)
+            elif isinstance(self.masks, RandomMasks):
+                source = seeds.generator(0, "random-masks") if generator is None else generator
+                decisions = masks.decide(logits, 1.0, masks.gumbel_noise(logits.shape, source), hard=True)
             elif temperature is None:
                 decisions = masks.choose(logits)
             else:

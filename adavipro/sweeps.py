@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import queue
+import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ from adavipro import datasets, experiment, presets
 from adavipro.experiment import Experiment
 
 WORLD = "embedded"
+FINAL_MARGIN = 1.0  # points of accuracy
 
 
 def grid(
@@ -80,15 +82,54 @@ def validate_run(run: Experiment, root: Path) -> dict[str, Any]:
     }
 
 
-def candidates(method: str, frame_px: int = presets.DEFAULT_FRAME_PX) -> list[Experiment]:
-    """Every recipe that the search tries for a method, on every data set and search seed."""
+def candidates(method: str, frame_px: int, seeds: Iterable[int]) -> list[Experiment]:
+    """Every recipe that the search tries for a method, on every data set."""
     space = presets.SEARCH[method]
     runs = []
-    for seed, *values in itertools.product(presets.SEARCH_SEEDS, *space.values()):
+    for seed, *values in itertools.product(seeds, *space.values()):
         changed = dict(zip(space, values, strict=True))
         for name in datasets.CLASS_NAMES:
             runs.append(presets.preset(WORLD, method, dataset=name, prompt_px=frame_px, seed=seed, **changed))
     return runs
+
+
+def ranking(rows: Iterable[dict[str, Any]], method: str) -> list[dict[str, str]]:
+    """A search as a reader's table: each recipe with its mean validation accuracy, those with most runs first."""
+    names = ["prompt_px", *presets.SEARCH[method]]
+    found: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[n]) for n in names), []).append(100 * float(row["val_accuracy"]))
+    order = sorted(found.items(), key=lambda item: (-len(item[1]), -statistics.fmean(item[1])))
+    return [
+        {
+            **dict(zip(names, recipe, strict=True)),
+            "runs": str(len(v)),
+            "mean val (%)": f"{statistics.fmean(v):.2f}",
+        }
+        for recipe, v in order
+    ]
+
+
+def search(
+    method: str, frame_px: int, root: Path, workers: int | None = None
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Search a method's recipe on validation, in two rounds. Returns a row a run, and errors by run folder.
+
+    All candidates run with the first search seed; those whose mean over data sets is within FINAL_MARGIN of the
+    best then run with the others; at other widths than the default, which pick no recipe, the first round does.
+    """
+    rows, errors = sweep(candidates(method, frame_px, presets.SEARCH_SEEDS[:1]), validate_run, root, workers)
+    ranked = ranking(rows, method)
+    least = float(ranked[0]["mean val (%)"]) - FINAL_MARGIN if ranked else 0.0
+    finalists = [recipe for recipe in ranked if float(recipe["mean val (%)"]) >= least]
+    others = presets.SEARCH_SEEDS[1:] if frame_px == presets.DEFAULT_FRAME_PX else ()
+    final = [
+        run
+        for run in candidates(method, frame_px, others)
+        if any(all(str(getattr(run, n)) == recipe[n] for n in presets.SEARCH[method]) for recipe in finalists)
+    ]
+    more, more_errors = sweep(final, validate_run, root, workers)
+    return rows + more, errors | more_errors
 
 
 def sweep(

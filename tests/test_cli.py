@@ -111,38 +111,47 @@ def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, c
     assert re.fullmatch(r"adavipro: .*results\.csv.*\n", capsys.readouterr().err)
 
 
-def test_sweep_writes_what_is_done_and_tells_what_failed(tmp_path, monkeypatch, capsys):
+def test_sweep_runs_the_studies_that_are_asked_for_and_tells_what_failed(tmp_path, monkeypatch, capsys):
+    asked = []
+
     def sweep(runs, work, root, workers):
-        assert [(r.dataset, r.method, r.prompt_px, r.seed) for r in runs if r.method != "zero-shot"] == [
-            ("letters", "vp", 8, 5),
-            ("letters", "adavipro", 8, 5),
-        ]
         assert (work, root, workers) == (sweeps.report_run, tmp_path, 2)
-        done = {"dataset": "letters", "test_accuracy": 0.5, "object_cover": None}
-        return [done], {"a-run": "OSError: full"}
+        asked.append(
+            [(r.dataset, r.method, r.prompt_px, r.seed, r.edges) for r in runs if r.method != "zero-shot"]
+        )
+        rows = [
+            {"key": r.key(), "dataset": r.dataset, "test_accuracy": 0.5, "object_cover": None}
+            for r in runs[-1:]
+        ]
+        return rows, {"a-run": "OSError: full"} if len(asked) == 2 else {}
 
     monkeypatch.setattr(sweeps, "sweep", sweep)
     out = tmp_path / "new" / "results.csv"
-    given = "sweep --datasets letters --prompt-px 8 --seeds 5 --workers 2".split()
+    given = "sweep --studies edges --datasets letters --prompt-px 8 --seeds 1 --workers 2".split()
     with pytest.raises(SystemExit) as caught:
         main([*given, "--root", str(tmp_path), "--out", str(out)])
     assert caught.value.code == 1
     assert capsys.readouterr().err == "failed: a-run: OSError: full\n"
-    assert out.read_text() == "dataset,test_accuracy,object_cover\nletters,0.5,\n"
+    letters = ("letters", "vp", 8, 1, True), ("letters", "adavipro", 8, 1, True)
+    assert asked == [[*letters], [letters[1], ("letters", "adavipro", 8, 1, False)]]
+    with out.open(newline="") as file:
+        found = [(r["study"], r["value"], r["test_accuracy"]) for r in csv.DictReader(file)]
+    assert found == [("main", "", "0.5"), ("edges", "False", "0.5")]
 
 
 def test_tune_ranks_recipes_by_their_mean_on_validation(tmp_path, monkeypatch, capsys):
     def sweep(runs, work, root, workers):
         assert work == sweeps.validate_run
         cells = [(4.0, 1.0, 0.5), (4.0, 1.0, 0.6), (1.0, 0.25, 0.7), (1.0, 0.25, 0.5)]
-        return [{"prompt_lr": lr, "prompt_start_std": std, "val_accuracy": a} for lr, std, a in cells], {}
+        names = ("prompt_px", "prompt_lr", "prompt_start_std", "val_accuracy")
+        return [dict(zip(names, (8, *cell), strict=True)) for cell in cells], {}
 
     monkeypatch.setattr(presets, "SEARCH", {"vp": {"prompt_lr": [1.0, 4.0], "prompt_start_std": [0.25, 1.0]}})
     monkeypatch.setattr(sweeps, "sweep", sweep)
     main(["tune", "--method", "vp", "--out", str(tmp_path / "tune.csv")])
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| 1.0 | 0.25 | 2 | 60.00 |",
-        "| 4.0 | 1.0 | 2 | 55.00 |",
+        "| 8 | 1.0 | 0.25 | 2 | 60.00 |",
+        "| 8 | 4.0 | 1.0 | 2 | 55.00 |",
     ]
     assert len((tmp_path / "tune.csv").read_text().splitlines()) == 5
 

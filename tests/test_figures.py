@@ -32,10 +32,13 @@ def rows():
     ]
 
 
-def test_accuracy_figure_has_a_panel_a_data_set_with_means_and_intervals(rows):
+def test_accuracy_figure_has_a_panel_a_data_set_and_one_for_their_mean_with_intervals(rows):
     figure = figures.accuracy_figure(rows)
-    assert [axes.get_title() for axes in figure.axes] == ["digits", "letters"]
-    digits, letters = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["digits", "letters", "mean"]
+    digits, letters, mean = figure.axes
+    (line,) = (line for line in mean.lines if line.get_label() == "zero-shot")
+    assert set(line.get_ydata()) == {50}
+    assert [bars.get_label() for bars in mean.containers] == []  # no method has both data sets at one width
     for axes, labels in ((digits, ["VP", "AdaViPro"]), (letters, ["VP"])):
         assert [bars.get_label() for bars in axes.containers] == labels
     for bars in digits.containers:
@@ -49,7 +52,7 @@ def test_accuracy_figure_has_a_panel_a_data_set_with_means_and_intervals(rows):
 
 
 def test_legend_names_every_method(rows):
-    told = [text.get_text() for text in figures.accuracy_figure(rows).axes[0].get_legend().get_texts()]
+    told = [text.get_text() for text in figures.accuracy_figure(rows).legends[0].get_texts()]
     assert sorted(told) == ["AdaViPro", "VP", "zero-shot"]
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from adavipro import masks
-from adavipro.masks import MaskGenerator
+from adavipro.masks import MaskGenerator, RandomMasks
 from adavipro.seeds import generator
 
 
@@ -30,6 +30,18 @@ def test_logits_are_those_of_two_convolutions(bias, relu, channels, rng):
     expected = F.conv2d(hidden, weights["policy.weight"], weights.get("policy.bias"), stride=8)
     assert len(weights) == (4 if bias else 2)
     torch.testing.assert_close(model(edges), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_standardised_channels_have_mean_0_and_spread_1_over_each_image(rng):
+    model = MaskGenerator(24, 8, 5, standardise=True, generator=rng)
+    images = masks.CPU_CHUNK + 3  # more than one pass
+    edges = torch.randn(images, 3, 24, 24, generator=rng) * torch.logspace(-1, 1, images).view(-1, 1, 1, 1)
+    for logits, image in zip(model(edges), edges, strict=True):
+        hidden = F.conv2d(image, model.convergence.weight, model.convergence.bias, padding=1).relu().double()
+        spread = hidden.var((1, 2), correction=0, keepdim=True).add(1e-5).sqrt()
+        hidden = (hidden - hidden.mean((1, 2), keepdim=True)) / spread
+        expected = F.conv2d(hidden, model.policy.weight.double(), model.policy.bias.double(), stride=8)
+        torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gradient_of_the_logits_agrees_with_finite_differences(rng):
@@ -158,3 +170,18 @@ def test_diversity_is_0_for_equal_masks_and_1_for_opposite_ones(rng):
     live = torch.ones(4, 4, dtype=torch.bool)
     assert masks.mask_diversity(torch.cat([mask, mask]), live) == 0
     assert masks.mask_diversity(torch.cat([mask, 1 - mask]), live) == 1
+
+
+def test_random_masks_are_on_with_their_share_and_have_no_parameters():
+    model = RandomMasks(56, 8, share=0.3)
+    assert list(model.parameters()) == []
+    logits = model(torch.zeros(2000, 3, 56, 56))
+    torch.testing.assert_close(logits.softmax(1)[:, 1], torch.full((2000, 7, 7), 0.3))
+    drawn = masks.decide(logits, 1.0, masks.gumbel_noise(logits.shape, generator(0, "x")))
+    assert abs(drawn.mean() - 0.3) < 5 * (0.3 * 0.7 / drawn.numel()) ** 0.5
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_random_masks_that_are_not_random_are_refused(share):
+    with pytest.raises(ValueError, match=f"random_share is {share}, .* between 0 and 1"):
+        RandomMasks(56, 8, share)

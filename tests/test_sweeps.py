@@ -26,23 +26,47 @@ def test_grid_goes_seed_by_seed_after_one_zero_shot_run_a_data_set():
 
 
 @pytest.mark.parametrize("method", ["vp", "adavipro"])
-def test_search_tries_every_recipe_on_every_data_set_with_seeds_that_never_report(method):
-    runs, space = sweeps.candidates(method), presets.SEARCH[method]
+def test_candidates_are_every_recipe_on_every_data_set_with_seeds_that_never_report(method):
+    runs, space = sweeps.candidates(method, 8, presets.SEARCH_SEEDS), presets.SEARCH[method]
     tried = {tuple(getattr(run, name) for name in space) for run in runs}
     assert len(tried) == len(runs) / (len(datasets.CLASS_NAMES) * len(presets.SEARCH_SEEDS))
     for name, values in space.items():
         assert {getattr(run, name) for run in runs} == set(values)
     assert len({run.key() for run in runs}) == len(runs)
-    assert {run.method for run in runs} == {method}
+    assert {(run.method, run.prompt_px) for run in runs} == {(method, 8)}
     assert {run.seed for run in runs} == set(presets.SEARCH_SEEDS)
     assert not set(presets.SEARCH_SEEDS) & set(presets.REPORT_SEEDS)
 
 
-def test_recipe_of_each_method_is_one_that_the_search_tried():
-    for method, space in presets.SEARCH.items():
-        run = presets.preset("embedded", method)
-        for name, values in space.items():
-            assert getattr(run, name) in values
+@pytest.mark.parametrize(("px", "final"), [(8, {2.0, 4.0}), (15, set())])
+def test_search_runs_the_best_again_with_the_other_seeds_at_the_default_width(
+    px, final, monkeypatch, tmp_path
+):
+    accuracies = {1.0: 0.58, 2.0: 0.594, 4.0: 0.60, 8.0: 0.589, 16.0: 0.5}
+    asked = []
+
+    def validate(runs, work, root, workers):
+        assert (work, root, workers) == (sweeps.validate_run, tmp_path, 3)
+        asked.append({(r.seed, r.prompt_lr, r.prompt_px) for r in runs})
+        return [
+            {"prompt_px": r.prompt_px, "prompt_lr": r.prompt_lr, "val_accuracy": accuracies[r.prompt_lr]}
+            for r in runs
+        ], {}
+
+    monkeypatch.setattr(sweeps, "sweep", validate)
+    rows, errors = sweeps.search("vp", px, tmp_path, workers=3)
+    first, *others = presets.SEARCH_SEEDS
+    assert asked[0] == {(first, rate, px) for rate in accuracies}
+    assert set().union(*asked[1:]) == {(seed, rate, px) for seed in others for rate in final}
+    assert len(rows) == 4 * (5 + len(final) * len(others))
+    assert errors == {}
+    best = sweeps.ranking(rows, "vp")[0]
+    assert best == {
+        "prompt_px": str(px),
+        "prompt_lr": "4.0",
+        "runs": str(4 * (1 + bool(final))),
+        "mean val (%)": "60.00",
+    }
 
 
 def test_failing_run_is_recorded_the_rest_completes_and_nothing_is_repeated(tmp_path):

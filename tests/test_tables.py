@@ -1,11 +1,12 @@
+import itertools
 import statistics
 from collections import Counter
 
 import pytest
 from scipy import stats
 
-from adavipro import datasets, tables
-from adavipro.presets import FRAMES_PX, preset
+from adavipro import datasets, studies, sweeps, tables
+from adavipro.presets import SEARCH, SEARCH_SEEDS, preset
 
 
 def rows_of(dataset, method, prompt_px, accuracies):
@@ -71,6 +72,70 @@ def test_matrix_has_a_line_a_method_and_a_column_a_width():
     ]
 
 
+def test_mean_over_data_sets_is_taken_seed_by_seed_where_no_data_set_is_missing():
+    cells = [
+        ("digits", 0, 0.5),
+        ("letters", 0, 0.7),
+        ("digits", 1, 0.6),
+        ("letters", 1, 0.9),
+        ("digits", 2, 0.1),
+    ]
+    rows = [
+        {"dataset": d, "method": "vp", "prompt_px": 8, "seed": s, "test_accuracy": a} for d, s, a in cells
+    ]
+    means = [r for r in tables.with_mean(rows) if r["dataset"] == "mean"]
+    assert [(r["seed"], r["test_accuracy"]) for r in means] == [
+        (0, pytest.approx(0.6)),
+        (1, pytest.approx(0.75)),
+    ]
+    line = tables.accuracy_matrix(rows)[-1]
+    assert line == {"dataset": "mean", "method": "vp", "8 px": "67.5 ± 95.3"}  # 12.706 x 7.5
+    one_set = [r for r in rows if r["dataset"] == "digits"]
+    assert tables.with_mean(one_set) == one_set
+
+
+def test_vp_tuned_for_each_width_stands_beside_vp_and_ablations_stay_out():
+    row = {"dataset": "digits", "method": "vp", "prompt_px": 8, "seed": 0, "test_accuracy": 0.5}
+    rows = [{**row, "study": study} for study in ("main", "vp-tuned", "edges")]
+    kept = tables.of_studies(rows, "main", "vp-tuned")
+    assert [line["method"] for line in tables.accuracy_matrix(kept)] == ["vp", "vp-tuned"]
+    assert tables.of_studies([row], "main") == [row]
+
+
+def test_ablation_pairs_each_run_with_the_recipes_own_of_the_same_data_set_and_seed():
+    def rows(study, value, accuracies, method="adavipro"):
+        cells = [("digits", 0), ("digits", 1), ("letters", 0), ("letters", 1)]
+        return [
+            {
+                "study": study, "value": value, "dataset": d, "method": method, "prompt_px": 28, "seed": s,
+                "test_accuracy": a,
+            }
+            for (d, s), a in zip(cells, accuracies, strict=True)
+        ]  # fmt: skip
+
+    found = rows("edges", "True", [0.6, 0.7, 0.3, 0.4]) + rows("edges", "False", [0.59, 0.67, 0.29, 0.37])
+    head = {"method": "adavipro", "frame (px)": "28"}
+    # differences -1, -3, -1, -3: mean -2, 3.182 x deviation 1.155 / 2
+    assert tables.ablation_matrix(found, "edges", "True") == [
+        {**head, "edges": "True", "digits": "65.0", "letters": "35.0", "mean": "50.0", "difference": ""},
+        {
+            **head,
+            "edges": "False",
+            "digits": "63.0",
+            "letters": "33.0",
+            "mean": "48.0",
+            "difference": "-2.0 ± 1.8",
+        },
+    ]
+    found = rows("main", "", [0.5, 0.5, 0.5, 0.5]) + rows("main", "", [0.1] * 4, "vp")
+    found += rows("random_share", "0.35", [0.4, 0.4, 0.4, 0.4])
+    lines = tables.ablation_matrix(found, "random_share", "learned")
+    assert [(line["random_share"], line["mean"], line["difference"]) for line in lines] == [
+        ("learned", "50.0", ""),
+        ("random", "40.0", "-10.0 ± 0.0"),
+    ]
+
+
 def test_unknown_world_lists_those_that_ship():
     with pytest.raises(ValueError, match="world is 'paper', but results ship for: embedded"):
         tables.read_results("paper")
@@ -84,19 +149,32 @@ def shipped():
     return tables.read_results("embedded")
 
 
-def test_shipped_results_are_a_whole_grid_of_at_least_three_seeds(shipped):
-    runs = Counter((r["dataset"], r["method"], r["prompt_px"]) for r in shipped)
-    grid = [(m, str(px)) for m in ("vp", "adavipro") for px in (1, 8, 15, 23, 28)] + [("zero-shot", "")]
-    assert runs.keys() == {(name, *cell) for name in datasets.CLASS_NAMES for cell in grid}
-    seeds = {n for (_, method, _), n in runs.items() if method != "zero-shot"}
-    assert len(seeds) == 1
-    assert min(seeds) >= 3
-    assert len({r["key"] for r in shipped}) == len(shipped)
-    assert sorted(FRAMES_PX.values()) == [1, 8, 15, 23, 28]
+def test_shipped_results_hold_every_run_of_every_study_under_todays_presets_and_weights(shipped):
+    searched = tables.read_rows(tables.SEARCHED_VP)
+    for study in studies.STUDIES:
+        main = tables.of_studies(shipped, "main")
+        wanted = {run.key(): str(value) for value, run in studies.runs_of(study, main, searched)}
+        found = tables.of_studies(shipped, study)
+        assert {r["key"]: r["value"] for r in found} == wanted, (
+            f"{study}: run `adavipro sweep --studies {study}`"
+        )
+        assert len(found) == len(wanted)
 
 
-def test_shipped_results_are_those_of_todays_presets_and_weights(shipped):
-    for row in shipped:
-        changes = {"prompt_px": int(row["prompt_px"])} if row["prompt_px"] else {}
-        run = preset("embedded", row["method"], dataset=row["dataset"], seed=int(row["seed"]), **changes)
-        assert run.key() == row["key"], f"{row['dataset']} {row['method']} {row['prompt_px']}: run it again"
+def test_main_results_have_five_seeds_for_every_data_set_method_and_width(shipped):
+    main = tables.of_studies(shipped, "main")
+    cells = Counter((r["dataset"], r["method"], r["prompt_px"]) for r in main if r["method"] != "zero-shot")
+    grid = itertools.product(datasets.CLASS_NAMES, ("vp", "adavipro"), ("1", "8", "15", "23", "28"))
+    assert cells == dict.fromkeys(grid, 5)
+
+
+@pytest.mark.parametrize("method", ["vp", "adavipro"])
+def test_recipe_is_the_best_of_the_search_on_validation(method):
+    """Of those that ran with every search seed."""
+    rows = tables.read_rows(tables.SEARCHED_VP.with_name(f"search_{method}.csv"))
+    best = sweeps.ranking([r for r in rows if r["prompt_px"] == "8"], method)[0]
+    assert int(best["runs"]) == len(datasets.CLASS_NAMES) * len(SEARCH_SEEDS)
+    run = preset("embedded", method)
+    assert {name: best[name] for name in SEARCH[method]} == {
+        name: str(getattr(run, name)) for name in SEARCH[method]
+    }

@@ -1,0 +1,116 @@
+"""What the shipped results consist of: the main grid, VP tuned for each width, and the ablations."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from adavipro import datasets, presets, sweeps
+from adavipro.experiment import METHODS, Experiment
+
+FULL_PX, NARROW_PX = presets.FRAMES_PX[112], presets.FRAMES_PX[30]
+# The recipe's own value and what else is tried: Tables 4, 6, 5 and 7 of the paper, and two choices of ours. At full
+# cover, where every region's decision counts.
+ABLATIONS: dict[str, list[Any]] = {
+    "edges": [True, False],
+    "region_px": [2, 4, 8, 14],
+    "temperature_gamma": [0.4, 0.9, 0.94, 0.98, 0.99],
+    "generator_width": [8, 16, 32, 64],
+    "hard": [False, True],
+    "standardise": [True, False],
+}
+# What both methods hang on, at the narrow frame and at full cover. A longer run cools at the same share of its length.
+SENSITIVITY: dict[str, list[Any]] = {"epochs": [5, 10], "prompt_start_std": [1.0, 0.25]}
+ABLATION_SEEDS, SENSITIVITY_SEEDS = presets.REPORT_SEEDS[:3], presets.REPORT_SEEDS[:2]
+# Names of the tables that `adavipro table` prints: the paper's numbers where it has one.
+TABLES = {
+    "4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width", "random": "random_share",
+    "hard": "hard", "standardise": "standardise", "epochs": "epochs", "start": "prompt_start_std",
+}  # fmt: skip
+STUDIES = ("main", "vp-tuned", *SENSITIVITY, "random_share", *ABLATIONS)
+
+
+def runs_of(
+    study: str, main: Iterable[dict[str, Any]], search: Iterable[dict[str, Any]]
+) -> list[tuple[Any, Experiment]]:
+    """List a study's runs, each with the value that it stands for.
+
+    Args:
+        study: one of STUDIES.
+        main: rows of the main grid; random masks take their share from them.
+        search: rows of VP's search on validation, at every width.
+    """
+    names, frames = list(datasets.CLASS_NAMES), list(presets.FRAMES_PX.values())
+    if study == "main":
+        return [("", run) for run in sweeps.grid(names, METHODS, frames, presets.REPORT_SEEDS)]
+    if study == "vp-tuned":
+        rates = best_rates(search)
+        runs = sweeps.grid(names, ["vp"], frames, ABLATION_SEEDS)
+        return [(rates[r.prompt_px], _changed(r, prompt_lr=rates[r.prompt_px])) for r in runs]
+    if study in SENSITIVITY:
+        runs = sweeps.grid(names, ["vp", "adavipro"], [NARROW_PX, FULL_PX], SENSITIVITY_SEEDS)
+        return [(value, _changed(r, **{study: value})) for value in SENSITIVITY[study] for r in runs]
+    runs = sweeps.grid(names, ["adavipro"], [FULL_PX], ABLATION_SEEDS)
+    if study == "random_share":
+        learned = {
+            (r["dataset"], int(r["prompt_px"]), int(r["seed"])): min(
+                max(round(float(r["share_on"]), 2), 0.01), 0.99
+            )
+            for r in main
+            if r["method"] == "adavipro"
+        }
+        shares = [learned[r.dataset, r.prompt_px, r.seed] for r in runs]
+        return [(share, _changed(r, random_share=share)) for share, r in zip(shares, runs, strict=True)]
+    return [(value, _changed(r, **{study: value})) for value in ABLATIONS[study] for r in runs]
+
+
+def _changed(run: Experiment, **changes: Any) -> Experiment:
+    if "epochs" in changes and run.method == "adavipro":
+        changes["temperature_gamma"] = round(run.temperature_gamma ** (run.epochs / changes["epochs"]), 3)
+    cell = {"dataset": run.dataset, "prompt_px": run.prompt_px, "seed": run.seed}
+    return presets.preset(sweeps.WORLD, run.method, **cell, **changes)
+
+
+def best_rates(search: Iterable[dict[str, Any]]) -> dict[int, float]:
+    """VP's learning rate with the best mean validation accuracy, for each width."""
+    accuracies: dict[tuple[int, float], list[float]] = {}
+    for row in search:
+        cell = int(row["prompt_px"]), float(row["prompt_lr"])
+        accuracies.setdefault(cell, []).append(float(row["val_accuracy"]))
+    means = {cell: statistics.fmean(values) for cell, values in accuracies.items()}
+    return {px: max((m, rate) for (p, rate), m in means.items() if p == px)[1] for px, _ in means}
+
+
+def run_study(
+    study: str,
+    main: list[dict[str, Any]],
+    search: list[dict[str, Any]],
+    root: Path,
+    workers: int | None = None,
+    keep: dict[str, list[Any]] | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Run a study, or read what is finished. Returns a row a run, and the errors by run folder.
+
+    Args:
+        keep: only runs whose settings are among these values.
+    """
+    wanted = [
+        (value, run)
+        for value, run in runs_of(study, main, search)
+        if all(
+            getattr(run, name) in values or (run.method == "zero-shot" and name != "dataset")
+            for name, values in (keep or {}).items()
+        )
+    ]
+    rows, errors = sweeps.sweep([run for _, run in wanted], sweeps.report_run, root, workers)
+    values = {run.key(): value for value, run in wanted}
+    return [{"study": study, "value": values[row["key"]], **row} for row in rows], errors
+
+
+def own_value(study: str) -> str:
+    """The value of an ablation's setting in the recipe, as results files have it."""
+    return (
+        "learned"
+        if study == "random_share"
+        else str(getattr(presets.preset(sweeps.WORLD, "adavipro"), study))
+    )

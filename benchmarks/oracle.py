@@ -1,0 +1,69 @@
+"""How far could a perfect mask get? VP whose prompt leaves out every region that the true object touches.
+
+Trains a template under masks made from the data set's own objects, on the training split, and prints the best
+validation accuracy of its epochs; nothing learns where to add. One run takes half a minute.
+
+    python benchmarks/oracle.py
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adavipro import datasets, experiment, presets
+from adavipro.datasets import Split
+from adavipro.schedules import learning_rate_factor, steps_an_epoch, warmup_length
+from adavipro.seeds import generator
+from adavipro.tables import to_markdown
+
+
+def free_of_objects(split: Split, index: Tensor, region_px: int) -> Tensor:
+    """Decisions (b, 1, r, r): on where no pixel of the region belongs to the object."""
+    assert split.objects is not None
+    return (F.max_pool2d(split.objects[index].float(), region_px) == 0).float()
+
+
+def best_accuracy(dataset: str, prompt_px: int, prompt_lr: float) -> float:
+    """Train under true masks; the best validation accuracy of the epochs."""
+    run = presets.preset("embedded", "vp", dataset=dataset, prompt_px=prompt_px, seed=presets.SEARCH_SEEDS[0])
+    recipe, classifier = experiment.recipe_of(run), experiment.load_classifier(run)
+    method = experiment.build_method(run, classifier)
+    assert method is not None
+    train, val = (datasets.load_split(dataset, name) for name in ("train", "val"))
+    optimizer = torch.optim.SGD(method.parameters(), prompt_lr, momentum=recipe.momentum)
+    epoch_steps = steps_an_epoch(recipe, len(train))
+    total = recipe.epochs * epoch_steps
+    step, best = 0, 0.0
+    for epoch in range(recipe.epochs):
+        order = torch.randperm(len(train), generator=generator(run.seed, "order", epoch))
+        for index in order.split(recipe.batch_size):
+            factor = learning_rate_factor(step, total, warmup_length(recipe, total))
+            optimizer.param_groups[0]["lr"] = prompt_lr * factor
+            decisions = free_of_objects(train, index, run.region_px)
+            scores = classifier(method(classifier.normalise(train.images[index]), decisions=decisions).images)
+            optimizer.zero_grad()
+            F.cross_entropy(scores, train.labels[index]).backward()
+            optimizer.step()
+            step += 1
+        with torch.no_grad():
+            right = 0
+            for index in torch.arange(len(val)).split(250):
+                decisions = free_of_objects(val, index, run.region_px)
+                images = method(classifier.normalise(val.images[index]), decisions=decisions).images
+                right += int((classifier(images).argmax(1) == val.labels[index]).sum())
+        best = max(best, right / len(val))
+    return best
+
+
+def main() -> None:
+    """Print the table."""
+    lines = []
+    for dataset in ("digits", "letters", "sketches"):  # textures fill the image
+        for rate in (2.0, 4.0):
+            line = {"dataset": dataset, "prompt_lr": str(rate)}
+            lines.append(line | {f"{px} px": f"{best_accuracy(dataset, px, rate):.1%}" for px in (8, 15, 28)})
+    print(to_markdown(lines), end="")
+
+
+if __name__ == "__main__":
+    main()
