@@ -23,7 +23,7 @@ EMBEDDED_METHOD: dict[str, dict[str, Any]] = {
     "zero-shot": {},
     "vp": {"prompt_lr": 4.0},
     "adavipro": {
-        "prompt_lr": 2.0, "generator_lr": 0.3, "generator_width": 16, "temperature_gamma": 0.4, "standardise": True,
+        "prompt_lr": 4.0, "generator_lr": 0.1, "generator_width": 16, "temperature_gamma": 0.4, "standardise": True,
     },
 }  # fmt: skip
 # What `adavipro tune` tries for each method: every combination with the first seed, the best of them with the others.

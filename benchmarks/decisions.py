@@ -20,7 +20,7 @@ from adavipro.method import AdaViPro
 from adavipro.seeds import generator
 from adavipro.tables import to_markdown
 
-IMAGES, DRAWS, TEMPERATURE = 64, 6, 5.0
+IMAGES, DRAWS, TEMPERATURE = 48, 3, 5.0
 
 
 def trained(dataset: str, prompt_lr: float) -> tuple[FrozenClip, AdaViPro]:

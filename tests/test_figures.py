@@ -38,7 +38,9 @@ def test_accuracy_figure_has_a_panel_a_data_set_and_one_for_their_mean_with_inte
     digits, letters, mean = figure.axes
     (line,) = (line for line in mean.lines if line.get_label() == "zero-shot")
     assert set(line.get_ydata()) == {50}
-    assert [bars.get_label() for bars in mean.containers] == []  # no method has both data sets at one width
+    (bars,) = mean.containers  # VP at 8 px is all that both data sets have
+    assert bars.get_label() == "VP"
+    assert bars[0].get_xdata().tolist() == [8]
     for axes, labels in ((digits, ["VP", "AdaViPro"]), (letters, ["VP"])):
         assert [bars.get_label() for bars in axes.containers] == labels
     for bars in digits.containers:

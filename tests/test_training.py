@@ -43,14 +43,13 @@ def on_or_off(images, p, tau, step):
     laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).repeat(3, 1, 1, 1)
     edges = F.conv2d(images, laplacian, padding=1, groups=3)
     hidden = F.conv2d(edges, p["masks.convergence.weight"], p["masks.convergence.bias"], padding=1).relu()
+    spread = hidden.var((2, 3), correction=0, keepdim=True).add(1e-5).sqrt()
+    hidden = (hidden - hidden.mean((2, 3), keepdim=True)) / spread
     e = F.conv2d(hidden, p["masks.policy.weight"], p["masks.policy.bias"], stride=8)
     if tau is not None:
         u = torch.rand(e.shape, generator=generator(3, "gumbel", step), dtype=torch.float64)
         e = e - (-u.log()).log().float()
-    on = e.argmax(1, keepdim=True).float()
-    if tau is not None:
-        soft = (e / tau).softmax(1)[:, 1:]
-        on = on + soft - soft.detach()
+    on = e.argmax(1, keepdim=True).float() if tau is None else (e / tau).softmax(1)[:, 1:]
     return F.interpolate(on, scale_factor=8, mode="nearest")
 
 

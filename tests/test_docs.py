@@ -1,0 +1,36 @@
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("fill", TOP / "docs" / "fill.py")
+assert spec is not None
+assert spec.loader is not None
+fill = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fill)
+
+
+@pytest.mark.parametrize("page", fill.PAGES, ids=lambda page: page.name)
+def test_every_table_is_what_its_command_prints_from_the_shipped_results(page):
+    text = page.read_text()
+    assert fill.TABLE.search(text)
+    assert text.count("<!-- end -->") == len(fill.TABLE.findall(text))
+    assert fill.filled(text) == text, f"{page.name} is out of date: run `python docs/fill.py`"
+
+
+@pytest.mark.parametrize("page", fill.PAGES, ids=lambda page: page.name)
+def test_every_local_link_and_picture_is_there(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_a_table_out_of_date_would_be_found():
+    text = "a\n<!-- adavipro table effects -->\n\n| effect | points |\n<!-- end -->\nb"
+    filled = fill.filled(text)
+    assert filled.startswith(
+        "a\n<!-- adavipro table effects -->\n\n| effect | points |\n| --- | --- |\n| VP at 8 px"
+    )
+    assert filled.endswith("|\n\n<!-- end -->\nb")
+    assert fill.filled(filled) == filled
