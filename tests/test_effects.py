@@ -2,8 +2,8 @@ import pytest
 
 from adavipro import effects
 
-NAMES = ("digits", "letters")
-# Mean accuracy over two data sets (percent) for two seeds, by method and width.
+NAMES, SHIFTS = ("digits", "letters", "textures"), (0.1, -0.1, 0.0)
+# Mean accuracy over the data sets (percent) for two seeds, by method and width.
 ACCURACIES = {
     ("vp", 1): (54, 56), ("vp", 8): (60, 62), ("vp", 15): (55, 57), ("vp", 23): (44, 50), ("vp", 28): (40, 46),
     ("adavipro", 1): (55, 57), ("adavipro", 8): (60, 61), ("adavipro", 15): (61, 63), ("adavipro", 23): (58, 60),
@@ -18,17 +18,17 @@ def row(dataset, method, px, seed, accuracy, **more):
 
 @pytest.fixture
 def rows():
-    """A grid whose data sets differ by 20 points; only one of them knows its objects."""
+    """A grid whose data sets differ by 10 points; one of them knows no objects."""
     blank = {"share_on": None, "mask_diversity": None, "object_cover": None}
     found = [
         row(name, "zero-shot", None, 0, 0.4 + shift, **blank)
-        for name, shift in zip(NAMES, (0.1, -0.1), strict=True)
+        for name, shift in zip(NAMES, SHIFTS, strict=True)
     ]
     for (method, px), accuracies in ACCURACIES.items():
         for seed, accuracy in enumerate(accuracies):
-            for name, shift in zip(NAMES, (0.1, -0.1), strict=True):
+            for name, shift in zip(NAMES, SHIFTS, strict=True):
                 on = 1.0 if method == "vp" else (0.02 if (px, seed, name) == (28, 1, "letters") else 0.5)
-                cover = None if name == "letters" else (0.8 if method == "vp" else 0.2)
+                cover = None if name == "textures" else (0.8 if method == "vp" else 0.2)
                 more = {"share_on": on, "mask_diversity": 0.3, "object_cover": cover}
                 found.append(row(name, method, px, seed, accuracy / 100 + shift, **more))
     return found
@@ -72,5 +72,5 @@ def test_masks_are_told_with_their_collapsed_runs_and_the_cover_of_data_sets_tha
     assert lines["8"]["regions on"] == "50.0 ± 0.0"
     assert lines["8"]["object cover"] == "20.0 ± 0.0"
     assert lines["8"]["VP's object cover"] == "80.0 ± 0.0"
-    assert [line["collapsed runs"] for line in lines.values()] == [*["0 of 4"] * 4, "1 of 4"]
-    assert lines["28"]["regions on"].startswith("38.0 ±")  # 50 and (50 + 2) / 2
+    assert [line["collapsed runs"] for line in lines.values()] == [*["0 of 6"] * 4, "1 of 6"]
+    assert lines["28"]["regions on"].startswith("42.0 ±")  # 50, and (50 + 2 + 50) / 3
