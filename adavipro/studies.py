@@ -38,7 +38,7 @@ def runs_of(
 
     Args:
         study: one of STUDIES.
-        main: rows of the main grid; random masks take their share from them.
+        main: rows of the main grid; random masks take their share from them, and run where they ran.
         search: rows of VP's search on validation, at every width.
     """
     names, frames = list(datasets.CLASS_NAMES), list(presets.FRAMES_PX.values())
@@ -61,8 +61,8 @@ def runs_of(
             for r in main
             if r["method"] == "adavipro"
         }
-        shares = [learned[r.dataset, r.prompt_px, r.seed] for r in runs]
-        return [(share, _changed(r, random_share=share)) for share, r in zip(shares, runs, strict=True)]
+        shares = [(learned.get((r.dataset, r.prompt_px, r.seed)), r) for r in runs]
+        return [(share, _changed(r, random_share=share)) for share, r in shares if share is not None]
     return [(value, _changed(r, **{study: value})) for value in ABLATIONS[study] for r in runs]
 
 

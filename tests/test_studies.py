@@ -44,6 +44,8 @@ def test_random_masks_have_the_share_of_the_learned_ones_of_the_same_cell():
     ]
     for share, run in studies.runs_of("random_share", main, []):
         assert share == run.random_share == (0.46 if run.seed else 0.99)
+    one = [r for r in main if (r["dataset"], r["seed"]) == ("digits", "1")]
+    assert [(run.dataset, run.seed) for _, run in studies.runs_of("random_share", one, [])] == [("digits", 1)]
 
 
 @pytest.mark.parametrize("study", studies.SENSITIVITY)
