@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from adavipro import folders
 from adavipro.classifiers import data_folder
 from adavipro.embedded import scenes
 from adavipro.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
 from adavipro.seeds import generator
+from adavipro.settings import SettingError
 
 SIZES = {"train": 2000, "val": 600, "test": 1000}
-IMAGE_PX = 56
+IMAGE_PX = 56  # of the embedded data sets; a folder's images take the model's size
 VERSION = 1  # of what is drawn: raise it when a picture changes, so that no old run passes for a new one
 DRAWING_SEED = 2403  # of the embedded data sets: they are the same for everyone
 
@@ -55,21 +58,67 @@ _DRAW: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None
 
 
 def check_name(name: str) -> None:
-    """Raise a ValueError that lists the data sets where `name` is none of them."""
-    if name not in CLASS_NAMES:
-        raise ValueError(f"dataset is {name!r}, but the data sets are: {', '.join(CLASS_NAMES)}")
+    """Raise a SettingError where `name` is neither an embedded data set nor "folder:PATH" with a folder there."""
+    if folders.is_folder(name):
+        folders.path_of(name)
+    elif name not in CLASS_NAMES:
+        raise SettingError(
+            f"dataset is {name!r}, but the data sets are: {', '.join(CLASS_NAMES)}, folder:PATH"
+        )
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Class names in the order of the labels."""
+    check_name(name)
+    if folders.is_folder(name):
+        return tuple(folders.list_folder(folders.path_of(name)).class_names)
+    return CLASS_NAMES[name]
+
+
+def version(name: str) -> int | str:
+    """What changes when a data set's content does: of a folder the hash of all that is in it."""
+    return folders.fingerprint(folders.path_of(name)) if folders.is_folder(name) else VERSION
+
+
+def slug(name: str) -> str:
+    """A data set's name as a part of a file name."""
+    if not folders.is_folder(name):
+        return name
+    return "folder-" + re.sub(r"[^\w.-]+", "-", folders.path_of(name).resolve().name)
+
+
+def check_image_px(name: str, image_px: int) -> None:
+    """Raise a SettingError where a data set has no images of a model's size."""
+    if not folders.is_folder(name) and image_px != IMAGE_PX:
+        raise SettingError(
+            f"the model takes images of {image_px} px, but data set {name!r} has images of {IMAGE_PX} px"
+        )
+
+
+def load_split(name: str, split: str, image_px: int = IMAGE_PX) -> Split:
+    """Load one split ("train", "val", "test") of a data set, from memory where it has not changed.
+
+    Args:
+        name: an embedded data set, or "folder:PATH" (see `adavipro.folders`).
+        image_px: side of the images that the model takes.
+    """
+    check_name(name)
+    check_image_px(name, image_px)
+    if split not in SIZES:
+        raise ValueError(f"split is {split!r}, but the splits are: {', '.join(SIZES)}")
+    if folders.is_folder(name):
+        images, labels = folders.load(folders.path_of(name), image_px)[split]
+        return Split(images, None, labels)
+    return draw_split(name, split)
 
 
 @functools.lru_cache(maxsize=16)
-def load_split(name: str, split: str) -> Split:
-    """Draw or read one split ("train", "val", "test") of an embedded data set.
+def draw_split(name: str, split: str) -> Split:
+    """Draw one split of an embedded data set.
 
     digits: scans of real handwriting set into scenes, 1,000 / 297 / 500 scans in two scenes each, no scan in two
     splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
     """
-    check_name(name)
-    if split not in SIZES:
-        raise ValueError(f"split is {split!r}, but the splits are: {', '.join(SIZES)}")
     g = generator(DRAWING_SEED, f"{name}-{split}")
     if name == "digits":
         stored = load_file(data_folder() / "handwritten_digits.safetensors")

@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 SIZES = dict.fromkeys(("letters", "sketches", "textures"), (2000, 600, 1000)) | {"digits": (2000, 594, 1000)}
 CLASSES = {"digits": 10, "letters": 24, "sketches": 30, "textures": 12}
 each_data_set = pytest.mark.parametrize("name", list(SIZES))
-draw = datasets.load_split.__wrapped__  # past the cache
+draw = datasets.draw_split.__wrapped__  # past the cache
 
 
 def digest(images: torch.Tensor) -> list[bytes]:

@@ -103,9 +103,9 @@ def test_b2_killed_worker_is_recorded_and_the_rest_completes(tmp_path):
 def test_search_row_comes_from_validation_and_leaves_test_alone(tmp_path, monkeypatch):
     asked, load_split, run = set(), datasets.load_split, tiny("adavipro", epochs=2)
 
-    def load(name, split):
+    def load(name, split, image_px):
         asked.add(split)
-        full = load_split(name, split)
+        full = load_split(name, split, image_px)
         return datasets.Split(full.images[:32], full.objects[:32], full.labels[:32])
 
     monkeypatch.setattr(datasets, "load_split", load)

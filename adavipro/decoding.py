@@ -1,0 +1,71 @@
+"""Image files to tensors of a model's size: right for every mode, or an error that says why not."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from adavipro.settings import SettingError
+
+PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+class ImageError(ValueError):
+    """An image cannot be used; the message says why, without the file's name."""
+
+
+def to_tensor(source: bytes | Image.Image, image_px: int) -> Tensor:
+    """Decode an image and give it a model's size, as CLIP's preprocessing does. Returns uint8 (3, image_px, image_px).
+
+    Turned upright as its EXIF says, to RGB (transparency over white, 16 bit to 8, the first picture of several), the
+    shorter side to `image_px` with bicubic resampling, then the centre.
+
+    Args:
+        source: a file's content, or an image of Pillow's.
+
+    Raises:
+        ImageError: if it is damaged, no image, or larger than `PIXEL_LIMIT`. Nothing is put in its place.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise SettingError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which invents pixels: turn it off")
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
+        short, long = sorted(image.size)
+        if max(short * long, image_px * image_px * long / short) > PIXEL_LIMIT:
+            told = f"its {image.width} x {image.height} pixels are more than the limit"
+            raise ValueError(f"{told} of {PIXEL_LIMIT:,}, or would be with {image_px} px on the shorter side")
+        image = _to_rgb(ImageOps.exif_transpose(image))
+        width, height = (int(image_px * side / short) for side in image.size)
+        left, top = round((width - image_px) / 2), round((height - image_px) / 2)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + image_px, top + image_px))
+    except Exception as error:  # a file from anywhere: Pillow raises whatever its decoders do
+        raise ImageError(_reason(source, error)) from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _reason(source: bytes | Image.Image, error: Exception) -> str:
+    if source == b"":
+        return "the file is empty"
+    if isinstance(source, bytes) and source.lstrip()[:1] == b"<":
+        return "the file is HTML or other text, not an image"
+    if isinstance(error, UnidentifiedImageError):
+        return f"the file is none of {', '.join(FORMATS)}"
+    return str(error) or type(error).__name__
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values lie from {values.min()} to {values.max()}, expected 16 bit")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

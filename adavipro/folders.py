@@ -1,0 +1,213 @@
+"""A folder of image files as a data set: classes are its sub-folders; every fault is named before any work starts.
+
+PATH/class/image.jpg is split 60/20/20 within each class: files in plain order of their names are dealt out by
+`SPLIT_SEED`. PATH/{train,val,test}/class/image.jpg is taken as it is; without val, a fifth of each class of train is
+held out. Class folders are in plain order of their names ("10" before "9"). PATH/classes.json may give each class
+folder another name: {"n01443537": "goldfish"}. Names that begin with a dot, and files beside the class folders, are
+not read.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adavipro.classifiers import clean_class_names
+from adavipro.decoding import ImageError, to_tensor
+from adavipro.seeds import generator
+from adavipro.settings import SettingError
+
+PREFIX = "folder:"
+SPLITS = ("train", "val", "test")
+SPLIT_SEED = 2403  # who is in which split is the same for everyone
+LAYOUTS = "PATH/class/image.jpg or PATH/{train,val,test}/class/image.jpg"
+
+
+# --- What a folder holds ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    class_names: cleaned, in the order of the labels. files: each split's files with their labels. held_out: whether
+    val is a part of the folder's train.
+    """
+
+    class_names: list[str]
+    files: dict[str, list[tuple[Path, int]]]
+    held_out: bool
+
+
+def is_folder(name: str) -> bool:
+    """Whether a data set's name is that of a folder, "folder:PATH"."""
+    return name.startswith(PREFIX)
+
+
+def path_of(name: str) -> Path:
+    """The folder that "folder:PATH" names.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    path = Path(name.removeprefix(PREFIX)).expanduser()
+    if name == PREFIX or not path.is_dir():
+        raise SettingError(f"dataset is {name!r}, but {PREFIX}PATH needs the path of a folder that is there")
+    return path
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
+
+
+def _classes_in(folder: Path) -> dict[str, list[Path]]:
+    classes = {p.name: _visible(p) for p in _visible(folder) if p.is_dir()}
+    if not classes:
+        raise SettingError(f"{folder} holds no class folders, expected {LAYOUTS}")
+    deeper = [str(file.relative_to(folder)) for files in classes.values() for file in files if file.is_dir()]
+    if deeper:
+        raise SettingError(
+            f"{folder} holds folders in class folders ({', '.join(deeper)}), expected {LAYOUTS}"
+        )
+    return classes
+
+
+def _deal(files: list[Path], stream: str, parts: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Deal a class's files out: a fifth, at least one, to each part but the first, the rest to the first."""
+    order = torch.randperm(len(files), generator=generator(SPLIT_SEED, f"folder-{stream}"))
+    share, later = max(1, round(len(files) / 5)), len(parts) - 1
+    dealt = order.split([len(files) - share * later] + [share] * later)
+    return {
+        part: sorted(files[i] for i in chosen.tolist()) for part, chosen in zip(parts, dealt, strict=True)
+    }
+
+
+def list_folder(path: Path) -> Listing:
+    """List a folder's classes and the files of each split. No file's content is read.
+
+    Raises:
+        SettingError: if the layout is neither of the two, splits differ in their classes, or a class has too few files.
+    """
+    top = [p.name for p in _visible(path) if p.is_dir()]
+    if "train" in top and any(p.is_dir() for p in _visible(path / "train")):
+        if "test" not in top or not set(top) <= set(SPLITS):
+            raise SettingError(f"{path} holds the folders {top}, expected train, test and, if wanted, val")
+        found = {split: _classes_in(path / split) for split in SPLITS if split in top}
+    else:
+        found = {"": _classes_in(path)}
+    (first, classes), *others = found.items()
+    differ = [f"{split} has the classes {list(own)}" for split, own in others if list(own) != list(classes)]
+    if differ:
+        raise SettingError(f"{path}: train has the classes {list(classes)}, but {', and '.join(differ)}")
+    dealt = SPLITS if not first else SPLITS[: 1 if "val" in found else 2]
+    least = {split: len(dealt) if split == first else 1 for split in found}
+    few = [
+        f"{split}/{name} has {len(own)}, needs {least[split]}".removeprefix("/")
+        for split, of_split in found.items()
+        for name, own in of_split.items()
+        if len(own) < least[split]
+    ]
+    if few:
+        raise SettingError(f"{path} has too few images: {'; '.join(few)}")
+    files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
+    for label, name in enumerate(classes):
+        parts = _deal(classes[name], name, dealt) | {split: own[name] for split, own in others}
+        for split, chosen in parts.items():
+            files[split] += [(file, label) for file in chosen]
+    return Listing(_class_names(path, list(classes)), files, dealt == ("train", "val"))
+
+
+def _class_names(path: Path, folders: list[str]) -> list[str]:
+    chosen = path / "classes.json"
+    if not chosen.exists():
+        return clean_class_names(folders)
+    try:
+        names = json.loads(chosen.read_bytes())
+    except ValueError as error:
+        raise SettingError(f"{chosen} is no JSON: {error}") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise SettingError(f'{chosen} must map each class folder to its name: {{"folder": "name"}}')
+    if sorted(names) != folders:
+        raise SettingError(f"{chosen} names the classes {sorted(names)}, but the class folders are {folders}")
+    return clean_class_names([names[folder] for folder in folders])
+
+
+# --- What the files hold ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _remembered_sha256(file: Path, stamp: tuple[int, ...]) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """sha256 of a file; not read again while its size and times stay, unless it changed within two seconds."""
+    s = file.stat()
+    stamp = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+    fresh = time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) < 2_000_000_000
+    return (_remembered_sha256.__wrapped__ if fresh else _remembered_sha256)(file, stamp)
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of all that a folder's data set depends on: relative paths, files' bytes, and classes.json."""
+    listing = list_folder(path)
+    files = sorted(file for split in listing.files.values() for file, _ in split)
+    lines = [f"{_sha256(file)} {file.relative_to(path)}" for file in files]
+    return hashlib.sha256("\n".join([*lines, *listing.class_names]).encode()).hexdigest()
+
+
+def load(path: Path, image_px: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Decode every image of a folder, once for each content. Returns uint8 (n, 3, h, w) and labels (n,) by split.
+
+    Raises:
+        SettingError: if a file cannot be used, naming every one, or the same picture is in two splits.
+    """
+    return _load(path, image_px, fingerprint(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: Path, image_px: int, content: str) -> dict[str, tuple[Tensor, Tensor]]:
+    listing = list_folder(path)
+    loaded: dict[str, tuple[Tensor, Tensor]] = {}
+    bad: list[str] = []
+    twice: list[str] = []
+    places: dict[bytes, tuple[str, str]] = {}
+
+    def decode(file: Path) -> Tensor | str:
+        try:
+            return to_tensor(file.read_bytes(), image_px)
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for split, files in listing.files.items():
+            images = torch.empty(len(files), 3, image_px, image_px, dtype=torch.uint8)
+            for i, picture in enumerate(pool.map(decode, [file for file, _ in files])):
+                name = str(files[i][0].relative_to(path))
+                if isinstance(picture, str):
+                    bad.append(f"{name}: {picture}")
+                    continue
+                images[i] = picture
+                digest = hashlib.sha256(picture.numpy().tobytes()).digest()
+                place, other = places.setdefault(digest, (split, name))
+                if place != split:
+                    twice.append(f"{other} ({place}) and {name} ({split})")
+            loaded[split] = images, torch.tensor([label for _, label in files])
+    if bad:
+        total = sum(map(len, listing.files.values()))
+        raise SettingError(f"{len(bad)} of {total} files in {path} cannot be used: {'; '.join(bad)}")
+    if twice:
+        raise SettingError(f"{path} shows the same picture in two splits: {'; '.join(twice)}")
+    if fingerprint(path) != content:
+        raise SettingError(f"files in {path} changed while they were read: start again")
+    if listing.held_out:
+        warnings.warn(f"{path} has no val: a fifth of train is held out as val", stacklevel=4)
+    return loaded
