@@ -4,8 +4,27 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+import open_clip
+import torch
+from torch import nn
+
+from adavipro import presets, published, studies
+from adavipro.masks import MaskGenerator
 from adavipro.presets import FRAMES_PX
-from adavipro.tables import MEAN, mean_and_interval, method_of, of_studies, shown, with_mean
+from adavipro.prompts import FramePrompt
+from adavipro.settings import SettingError
+from adavipro.tables import (
+    BASELINES,
+    MEAN,
+    TABLE_1,
+    main_matrix,
+    mean_and_interval,
+    method_of,
+    of_studies,
+    read_rows,
+    shown,
+    with_mean,
+)  # fmt: skip
 
 NARROW, FULL = FRAMES_PX[30], FRAMES_PX[112]
 
@@ -102,3 +121,88 @@ def mask_table(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
         told = {name: shown(mean_and_interval(list(values.values()))) for name, values in cells.items()}
         lines.append({"frame (px)": str(px), **told, "collapsed runs": f"{collapsed} of {len(runs)}"})
     return lines
+
+
+def with_baselines(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the main grid at the narrow frame, those of the baselines that ship beside them (Tables 1 and 3)."""
+    main = [r for r in of_studies(rows, "main") if str(r["prompt_px"]) in ("", "None", str(NARROW))]
+    return main + of_studies(read_rows(BASELINES), "main")
+
+
+def main_table(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Table 1: every method, prompts at the narrow frame, on every data set and on their mean."""
+    return main_matrix(with_baselines(rows), NARROW)
+
+
+PAPER_CLASSES = (10, 397)  # of the nine data sets, fewest and most
+
+
+def paper_parameters() -> dict[str, tuple[int, ...]]:
+    """Parameters that each method learns at the paper's sizes, counted on the modules.
+
+    A linear probe's depend on the classes: with the fewest and with the most of the nine data sets.
+    """
+    e = presets.preset("paper", "adavipro")
+    sizes = open_clip.get_model_config(e.model)
+    frame = FramePrompt(sizes["vision_cfg"]["image_size"], e.prompt_px)
+    with torch.device("meta"):  # shapes, and no memory
+        tower = open_clip.CLIP(**sizes).visual
+        masks = MaskGenerator(frame.image_px, e.region_px, e.generator_width, e.edge_channels)
+        probes = [nn.Linear(sizes["embed_dim"], classes) for classes in PAPER_CLASSES]
+    learned: dict[str, list[list[nn.Module]]] = {
+        "zero-shot": [[]], "linear-probe": [[p] for p in probes], "fine-tune": [[tower]], "vp": [[frame]],
+        "adavipro": [[frame, masks]],
+    }  # fmt: skip
+    return {
+        method: tuple(sum(p.numel() for module in modules for p in module.parameters()) for modules in cases)
+        for method, cases in learned.items()
+    }
+
+
+def _from_to(counts: Iterable[int]) -> str:
+    """A count, or the least and the most of several."""
+    counts = set(counts)
+    return " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
+
+
+def price_table(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Table 3: what each method learns, here and at the paper's sizes, and the seconds of a run here.
+
+    Of runs with one thread, mean over data sets and seeds; prompts at the narrow frame.
+    """
+    rows, at_paper = with_baselines(rows), paper_parameters()
+    template = published.find(table="3", method="vp", quantity="parameters")
+    added = published.find(table="3", method="adavipro", quantity="added parameters")
+    told = {"vp": f"{template:g} M", "adavipro": f"VP's + {added:g} M"}
+    lines = []
+    for method, title in TABLE_1.items():
+        own = [r for r in rows if r["method"] == method]
+        seconds = [float(r["seconds"]) for r in own if r["seconds"]]
+        lines.append(
+            {
+                "method": title,
+                "parameters": _from_to(int(r["parameters"]) for r in own),
+                "seconds": f"{statistics.fmean(seconds):.0f}" if seconds else "",
+                "parameters at the paper's sizes": _from_to(at_paper[method]),
+                "published": told.get(method, ""),
+            }
+        )
+    return lines
+
+
+def ablation_value(study: str, text: str) -> Any:
+    """The value of an ablation that a text stands for, as results files have it.
+
+    Raises:
+        SettingError: if there is no such ablation, or it has no such value.
+    """
+    if study not in studies.ABLATIONS:
+        raise SettingError(f"study is {study!r}, but it must be one of: {', '.join(studies.ABLATIONS)}")
+    values = {str(value): value for value in studies.ABLATIONS[study]}
+    if text not in values:
+        raise SettingError(f"value is {text!r}, but the values of {study} are: {', '.join(values)}")
+    return values[text]
+
+
+# What `adavipro table` computes from the results, by name.
+TABLES = {"1": main_table, "3": price_table, "effects": effects, "masks": mask_table}

@@ -22,6 +22,8 @@ STYLE: dict[str, dict[str, Any]] = {
         "color": "#d08a00", "linestyle": ":", "marker": "D", "mfc": "none", "label": "VP, rate tuned for each width",
     },
     "adavipro": {"color": "#103a70", "linestyle": "-", "marker": "o", "label": "AdaViPro"},
+    "linear-probe": {"color": "0.35", "linestyle": "", "marker": "^", "label": "linear probe"},
+    "fine-tune": {"color": "0.0", "linestyle": "", "marker": "*", "ms": 10, "label": "full fine-tuning"},
 }  # fmt: skip
 
 
@@ -30,12 +32,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for target in paths:
-        figure.savefig(target, dpi=150, bbox_inches="tight")
+        figure.savefig(target, dpi=120, bbox_inches="tight")
     return paths
 
 
 def draw_against_width(axes: Axes, rows: Iterable[dict[str, Any]], value: str = "test_accuracy") -> None:
-    """Draw a value in percent against frame width for one data set, with 95 % confidence bars over seeds."""
+    """Draw a value in percent against frame width for one data set, with 95 % confidence bands over seeds."""
     summary = summarise(rows, value)
     for method, style in STYLE.items():
         points = [r for r in summary if r["method"] == method]
@@ -44,14 +46,14 @@ def draw_against_width(axes: Axes, rows: Iterable[dict[str, Any]], value: str = 
                 axes.axhline(float(r["mean"]), **style)
             continue
         points.sort(key=lambda r: int(r["prompt_px"]))
+        widths, means = [int(r["prompt_px"]) for r in points], [float(r["mean"]) for r in points]
         if points:
-            axes.errorbar(
-                [int(r["prompt_px"]) for r in points],
-                [float(r["mean"]) for r in points],
-                yerr=[float(r["ci95"] or 0) for r in points],
-                capsize=3,
-                **style,
+            low, high = (
+                [m + side * float(r["ci95"] or 0) for m, r in zip(means, points, strict=True)]
+                for side in (-1, 1)
             )
+            axes.fill_between(widths, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            axes.plot(widths, means, **style)
     axes.set_xlabel("frame width (px)")
     _plain(axes)
 
@@ -69,6 +71,34 @@ def accuracy_figure(rows: Iterable[dict[str, Any]]) -> Figure:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         draw_against_width(axes, [r for r in rows if r["dataset"] == name])
         axes.set_title(name)
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    return figure
+
+
+def price_figure(rows: Iterable[dict[str, Any]]) -> Figure:
+    """Accuracy against the number of learned parameters, a panel for each data set and for their mean.
+
+    Args:
+        rows: a row a run, each method at one width (as `adavipro.effects.with_baselines` gives them).
+    """
+    rows = list(rows)
+    counted = with_mean(rows, "parameters")
+    names = sorted({r["dataset"] for r in counted}, key=lambda name: (name == MEAN, name))
+    figure = Figure(figsize=(0.8 + 2.4 * len(names), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+        for point in (r for r in summarise(with_mean(rows)) if r["dataset"] == name):
+            style = STYLE[point["method"]]
+            if point["method"] == "zero-shot":  # learns nothing: no place on a log axis
+                axes.axhline(float(point["mean"]), **style)
+                continue
+            own = (r for r in counted if (r["dataset"], r["method"]) == (name, point["method"]))
+            learned = float(next(own)["parameters"])
+            interval = float(point["ci95"]) if point["ci95"] else None
+            axes.errorbar(learned, float(point["mean"]), interval, capsize=3, **style)
+        axes.set(title=name, xlabel="parameters", xscale="log", xlim=(300, 1e6))
+        _plain(axes)
     figure.axes[0].set_ylabel("test accuracy (%)")
     lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")

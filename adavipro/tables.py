@@ -10,6 +10,8 @@ from adavipro.classifiers import data_folder
 
 RESULTS = {"embedded": "embedded.csv"}
 MEAN = "mean"  # over data sets
+NOTEBOOK_COSTS = data_folder() / "results" / "notebooks.csv"
+BASELINES = data_folder() / "results" / "baselines.csv"
 SEARCHED_VP = data_folder() / "results" / "search_vp.csv"
 # 97.5 % quantiles of Student's t for 1 to 19 degrees of freedom.
 _T: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -129,6 +131,25 @@ def accuracy_matrix(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
                 line[f"{w} px"] = shown(r)
     order = {"zero-shot": 0, "vp": 1, "vp-tuned": 2, "adavipro": 3}
     return sorted(lines.values(), key=lambda x: (x["dataset"] == MEAN, x["dataset"], order[x["method"]]))
+
+
+TABLE_1 = {
+    "zero-shot": "zero-shot", "linear-probe": "linear probe", "fine-tune": "full fine-tuning", "vp": "VP",
+    "adavipro": "AdaViPro",
+}  # fmt: skip
+
+
+def main_matrix(rows: Iterable[dict[str, Any]], prompt_px: int) -> list[dict[str, str]]:
+    """Table 1: a line for each method, prompts at one width; a column for each data set and their mean."""
+    at_width = ("", "None", str(prompt_px))
+    summary = summarise(with_mean(r for r in of_studies(rows, "main") if str(r["prompt_px"]) in at_width))
+    cells = {(r["method"], r["dataset"]): shown(r) for r in summary}
+    names = sorted({r["dataset"] for r in summary}, key=lambda name: (name == MEAN, name))
+    return [
+        {"method": title, **{name: cells.get((method, name), "") for name in names}}
+        for method, title in TABLE_1.items()
+        if method in {r["method"] for r in summary}
+    ]
 
 
 def ablation_matrix(rows: Iterable[dict[str, Any]], study: str, own: str) -> list[dict[str, str]]:

@@ -38,17 +38,20 @@ def test_accuracy_figure_has_a_panel_a_data_set_and_one_for_their_mean_with_inte
     digits, letters, mean = figure.axes
     (line,) = (line for line in mean.lines if line.get_label() == "zero-shot")
     assert set(line.get_ydata()) == {50}
-    (bars,) = mean.containers  # VP at 8 px is all that both data sets have
-    assert bars.get_label() == "VP"
-    assert bars[0].get_xdata().tolist() == [8]
+    (vp,) = (line for line in mean.lines if line.get_label() == "VP")
+    assert list(vp.get_xdata()) == [8]  # VP at 8 px is all that both data sets have
     for axes, labels in ((digits, ["VP", "AdaViPro"]), (letters, ["VP"])):
-        assert [bars.get_label() for bars in axes.containers] == labels
-    for bars in digits.containers:
-        line, _, (intervals,) = bars
-        assert line.get_xdata().tolist() == [8, 28]
+        drawn = [line for line in axes.lines if line.get_label() != "zero-shot"]
+        assert [line.get_label() for line in drawn] == labels
+        assert len(axes.collections) == len(labels)
+    lines = [line for line in digits.lines if line.get_label() != "zero-shot"]
+    for line, band in zip(lines, digits.collections, strict=True):
+        assert list(line.get_xdata()) == [8, 28]
         assert line.get_ydata() == pytest.approx([58, 78])
-        for (_, low), (_, high) in intervals.get_segments():
-            assert high - low == pytest.approx(2 * 12.706 * 10, rel=1e-3)  # t of two values x standard error
+        (outline,) = (path.vertices for path in band.get_paths())
+        at_8_px = outline[outline[:, 0] == 8][:, 1]
+        height = at_8_px.max() - at_8_px.min()
+        assert height == pytest.approx(2 * 12.706 * 10, rel=1e-3)  # t of two values x standard error
     zero_shot = next(line for line in letters.lines if line.get_label() == "zero-shot")
     assert set(zero_shot.get_ydata()) == {50}
 

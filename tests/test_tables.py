@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 from scipy import stats
 
-from adavipro import datasets, studies, sweeps, tables
+from adavipro import datasets, effects, studies, sweeps, tables
 from adavipro.presets import SEARCH, SEARCH_SEEDS, preset
+from adavipro.settings import SettingError
 
 
 def rows_of(dataset, method, prompt_px, accuracies):
@@ -178,3 +179,27 @@ def test_recipe_is_the_best_of_the_search_on_validation(method):
     assert {name: best[name] for name in SEARCH[method]} == {
         name: str(getattr(run, name)) for name in SEARCH[method]
     }
+
+
+def test_ablation_values_are_read_as_results_files_write_them():
+    for study, values in studies.ABLATIONS.items():
+        for value in values:
+            read = effects.ablation_value(study, str(value))
+            assert read == value
+            assert type(read) is type(value)
+    with pytest.raises(SettingError, match="study is 'epoch', but it must be one of: edges, region_px"):
+        effects.ablation_value("epoch", "5")
+    with pytest.raises(SettingError, match="value is '7', but the values of region_px are: 2, 4, 8, 14"):
+        effects.ablation_value("region_px", "7")
+
+
+def test_table_1_has_a_line_a_method_and_a_column_a_data_set():
+    mixed = [{**r, "seed": i} for i, r in enumerate(ROWS)] + [
+        {**row, "seed": 0} for row in rows_of("letters", "linear-probe", None, [0.75])
+    ]
+    assert tables.main_matrix(mixed, 8) == [
+        {"method": "zero-shot", "digits": "", "letters": "50.0"},
+        {"method": "linear probe", "digits": "", "letters": "75.0"},
+        {"method": "VP", "digits": "", "letters": "60.0 ± 24.8"},
+        {"method": "AdaViPro", "digits": "62.5", "letters": ""},
+    ]
