@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adavipro.settings import SettingError
+
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
 
 
@@ -35,6 +37,15 @@ def weights_sha256(model: str) -> str | None:
             "again"
         )
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_device(device: str) -> None:
+    """Raise a SettingError where torch cannot compute on a device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines()[0]
+        raise SettingError(f"device is {device!r}, which torch cannot use here: {told}") from None
 
 
 def clean_class_names(names: list[str] | tuple[str, ...]) -> list[str]:
@@ -136,6 +147,7 @@ class FrozenClip(nn.Module):
             pretrained: open_clip's tag of the weights ("openai"); None where the folder holds them.
             template: text with one {} for the class name.
         """
+        check_device(str(device))
         names = clean_class_names(class_names)
         if "{}" not in template or template.count("{") + template.count("}") != 2:
             raise ValueError(

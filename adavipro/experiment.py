@@ -31,7 +31,7 @@ METHODS = ("zero-shot", "vp", "adavipro")
 class Experiment(OpenChoices, Recipe):
     """Everything that decides a result. Wrong names, types and values are refused with one sentence."""
 
-    dataset: str = setting("digits", "data set to adapt to", choices=tuple(datasets.CLASS_NAMES))
+    dataset: str = setting("digits", "data set to adapt to: embedded, or folder:PATH of your own images")
     method: str = setting("adavipro", "how to adapt", choices=METHODS)
     model: str = setting("small-clip", "frozen CLIP: small-clip, an open_clip name, or local-dir:FOLDER")
     pretrained: str | None = setting(None, "open_clip's tag of the weights, where the name needs one")
@@ -44,20 +44,21 @@ class Experiment(OpenChoices, Recipe):
 
     def __post_init__(self) -> None:
         settings.validate(self)
+        datasets.check_name(self.dataset)
 
     def key(self) -> str:
         """Hash of all settings, the frozen weights and the version of the data: the same key is the same run."""
         content = {
             "settings": asdict(self),
             "weights": weights_sha256(self.model),
-            "data": datasets.VERSION,
+            "data": datasets.version(self.dataset),
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
     def folder(self, root: Path) -> Path:
         """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
         size = "" if self.method == "zero-shot" else f"-{self.prompt_px}px"
-        return root / f"{self.dataset}-{self.method}{size}-seed{self.seed}-{self.key()}"
+        return root / f"{datasets.slug(self.dataset)}-{self.method}{size}-seed{self.seed}-{self.key()}"
 
 
 # --- Building --------------------------------------------------------------------------------------------------
@@ -65,21 +66,13 @@ class Experiment(OpenChoices, Recipe):
 
 def load_classifier(experiment: Experiment, device: str = "cpu") -> FrozenClip:
     """Load the frozen CLIP with the data set's class names."""
-    names = datasets.CLASS_NAMES[experiment.dataset]
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"device is {device!r}, which torch cannot use here: {error}") from None
+    names = datasets.class_names(experiment.dataset)
     return FrozenClip.load(experiment.model, names, experiment.pretrained, experiment.template, device)
 
 
 def check_image_size(experiment: Experiment, classifier: FrozenClip) -> None:
     """Raise a SettingError where the model does not take the data set's images."""
-    if classifier.image_px != datasets.IMAGE_PX:
-        raise SettingError(
-            f"model {experiment.model!r} takes images of {classifier.image_px} px, but data set "
-            f"{experiment.dataset!r} has images of {datasets.IMAGE_PX} px"
-        )
+    datasets.check_image_px(experiment.dataset, classifier.image_px)
 
 
 def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | None:
@@ -116,7 +109,7 @@ def recipe_of(experiment: Experiment) -> Recipe:
 
 def report_test(experiment: Experiment, classifier: FrozenClip, method: AdaViPro | None) -> Evaluation:
     """Evaluate on the test split. Called once a run, after validation has picked; training cannot call it."""
-    return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test"))
+    return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test", classifier.image_px))
 
 
 def read_result(experiment: Experiment, root: Path) -> dict[str, Any] | None:
@@ -141,6 +134,7 @@ def train_or_resume(
     resume: bool | None = None,
     device: str = "cpu",
     progress_bar: bool = True,
+    watch: training.Watch | None = None,
 ) -> tuple[FrozenClip, AdaViPro | None, Progress]:
     """Train on the training split, pick the epoch on validation; the test split is out of reach here.
 
@@ -153,7 +147,8 @@ def train_or_resume(
     classifier = load_classifier(experiment, device)
     check_image_size(experiment, classifier)
     method = build_method(experiment, classifier)
-    train, val = (datasets.load_split(experiment.dataset, split) for split in ("train", "val"))
+    name, px = experiment.dataset, classifier.image_px
+    train, val = (datasets.load_split(name, split, px) for split in ("train", "val"))
     recipe = recipe_of(experiment)
     if method is not None:
         warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))  # refuses before any work
@@ -175,6 +170,7 @@ def train_or_resume(
         resume=resumed,
         generator_momentum=experiment.generator_momentum,
         progress_bar=progress_bar,
+        watch=watch,
     )
     seconds = None if resumed else round(time.perf_counter() - started, 2)  # of a whole run only
     timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
@@ -189,6 +185,7 @@ def run(
     resume: bool | None = None,
     device: str = "cpu",
     progress_bar: bool = True,
+    watch: training.Watch | None = None,
 ) -> dict[str, Any]:
     """Train and report one experiment, or return its result where it is finished. Writes result.json last.
 
@@ -197,6 +194,7 @@ def run(
         resume: True goes on from a checkpoint and fails without one; False starts anew; None goes on where there
             is a checkpoint.
         device: where to compute.
+        watch: called after each epoch of a training with the method and the metrics so far.
 
     Raises:
         SettingError: if the settings do not fit each other or the model, before any work starts.
@@ -205,11 +203,13 @@ def run(
     done = read_result(experiment, root)
     if done is not None:
         return done
-    installed = versions()
-    classifier, method, progress = train_or_resume(experiment, root, resume, device, progress_bar)
+    installed, key = versions(), experiment.key()
+    classifier, method, progress = train_or_resume(experiment, root, resume, device, progress_bar, watch)
     test = report_test(experiment, classifier, method)
+    if experiment.key() != key:
+        raise SettingError(f"data set {experiment.dataset!r} changed while the run went on: run it again")
     result = {
-        "key": experiment.key(),
+        "key": key,
         "settings": asdict(experiment),
         "val_accuracy": progress.best_accuracy if method else None,
         "test_accuracy": test.accuracy,

@@ -1,13 +1,16 @@
 """Where a training stands, and how it goes on after it was killed."""
 
+import csv
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from adavipro import checkpoints
+from adavipro.files import write_atomically
 from adavipro.method import AdaViPro
 
 METRICS = "epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity".split()
@@ -95,3 +98,35 @@ def load_progress(
             if f"momentum.{name}" in tensors:
                 optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device).clone()
     return Progress(**settings["progress"])
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a finished run's folder, a row of METRICS an epoch, as numbers."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    whole = ("epoch", "step")
+    return [{k: int(v) if k in whole else float(v) if v else None for k, v in row.items()} for row in rows]
+
+
+class MaskRecorder:
+    """Keeps the decisions for a few images after each epoch: how the masks form. A `watch` of `fit`.
+
+    Args:
+        images: normalised, (b, 3, h, w).
+        path: file that holds them, so that a finished or resumed run has them too.
+    """
+
+    def __init__(self, images: Tensor, path: Path) -> None:
+        self.images, self.path = images, path
+        self.decisions = load(path.read_bytes()) if path.exists() else {}
+
+    def __call__(self, method: AdaViPro, history: list[dict[str, Any]]) -> None:
+        """Record the decisions (b, 1, r, r) of the method as it is."""
+        with torch.no_grad():
+            self.decisions[f"{len(history):04d}"] = method(self.images).decisions.cpu().contiguous()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, save(self.decisions))
+
+    def by_epoch(self) -> list[Tensor]:
+        """The decisions (b, 1, r, r) after each epoch that was watched, in order."""
+        return [self.decisions[epoch] for epoch in sorted(self.decisions)]

@@ -1,6 +1,7 @@
 """Train a prompt on a frozen classifier: one step, one fit."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from adavipro.method import AdaViPro
 from adavipro.progress import Progress, load_progress, save_progress
 from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 from adavipro.seeds import generator
+
+Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 
 
 class TrainingDiverged(FloatingPointError):
@@ -91,6 +94,7 @@ def fit(
     resume: bool = False,
     generator_momentum: float = 0.9,
     progress_bar: bool = True,
+    watch: Watch | None = None,
 ) -> Progress:
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
@@ -101,6 +105,7 @@ def fit(
         folder: where checkpoints go.
         identity: what a checkpoint must carry to belong to this run (its settings' hash, class names).
         resume: go on from the newest sound checkpoint in `folder`; an error where there is none.
+        watch: called after each epoch, when it is saved, with the method as it is and the metrics so far.
 
     Raises:
         CheckpointError: if a checkpoint to resume from is missing, damaged or another run's.
@@ -162,6 +167,8 @@ def fit(
                 state.best_epoch, state.best_accuracy = epoch, shown.accuracy
                 best = {k: p.detach().clone() for k, p in method.named_parameters()}
             save_progress(folder, method, optimizer, best, state, identity)
+            if watch is not None:
+                watch(method, state.history)
             bar.set_postfix_str(
                 f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
             )

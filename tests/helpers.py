@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import nbformat
+import numpy as np
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 from adavipro import datasets, experiment, presets, sweeps, training
 from adavipro.datasets import Split
@@ -21,9 +25,9 @@ SMALL = {"train": 48, "val": 24, "test": 24}
 def small_splits() -> Iterator[None]:
     """The drawn data sets with a few dozen pictures, while it lasts."""
     with mock.patch.dict(datasets.SIZES, SMALL):
-        datasets.load_split.cache_clear()
+        datasets.draw_split.cache_clear()
         yield
-    datasets.load_split.cache_clear()
+    datasets.draw_split.cache_clear()
 
 
 def tiny(method: str = "adavipro", **changes: Any) -> Experiment:
@@ -39,6 +43,22 @@ def noisy_split(n: int, seed: int, classes: int = 5) -> Split:
     images = torch.randint(256, (n, 3, 56, 56), generator=g, dtype=torch.uint8)
     objects = torch.randint(256, (n, 1, 56, 56), generator=g, dtype=torch.uint8)
     return Split(images, objects, torch.randint(classes, (n,), generator=g))
+
+
+def draw_image(file: Path, number: int) -> None:
+    """Write an image file of 70 x 60 px; each number has its own picture."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(number).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    Image.fromarray(values).save(file)
+
+
+def draw_splits(path: Path) -> Path:
+    """Write five images of each of two classes in train, val and test."""
+    for i, split in enumerate(("train", "val", "test")):
+        for j, name in enumerate(("cat", "dog")):
+            for k in range(5):
+                draw_image(path / split / name / f"{k}.png", 100 * i + 10 * j + k)
+    return path
 
 
 def run_and_count(run: Experiment, root: Path, log: Path, die_before: str | None = None) -> None:
@@ -76,3 +96,12 @@ def fail_by_seed(run: Experiment, root: Path) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
     with small_splits():
         return sweeps.report_run(run, root)
+
+
+def write_notebook(path: Path, parameters: str, *cells: str) -> Path:
+    """Write a small notebook with a parameters cell and code cells."""
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = new_notebook(cells=[first, *map(new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path

@@ -12,6 +12,7 @@ from adavipro import checkpoints, datasets, experiment, presets, training
 from adavipro.choices import OpenChoices
 from adavipro.classifiers import FrozenClip
 from adavipro.experiment import Experiment
+from adavipro.progress import MaskRecorder, read_history
 from adavipro.settings import SettingError, from_mapping
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
@@ -41,8 +42,8 @@ def other(field, value):
     """A valid value of an experiment's field that is not `value`."""
     if field.name in ("region_px", "edge_channels", "model"):
         return {"region_px": 14, "edge_channels": 1, "model": "ViT-B-32"}[field.name]
-    if field.name == "pretrained":
-        return "openai"
+    if field.name in ("pretrained", "dataset"):
+        return {"pretrained": "openai", "dataset": "textures"}[field.name]
     if choices := field.metadata["choices"]:
         return next(c for c in choices if c != value)
     if isinstance(value, bool):
@@ -115,7 +116,7 @@ def test_settings_that_do_not_fit_are_one_sentence_and_no_folder(tmp_path, monke
 
 def test_model_for_images_of_another_size_is_an_error(clip, monkeypatch):
     monkeypatch.setattr(clip, "image_px", 224)
-    with pytest.raises(SettingError, match=r"small-clip' takes images of 224 px, but .* of 56 px"):
+    with pytest.raises(SettingError, match=r"takes images of 224 px, but data set 'letters' .* of 56 px"):
         experiment.check_image_size(tiny(), clip)
 
 
@@ -125,9 +126,9 @@ def test_model_for_images_of_another_size_is_an_error(clip, monkeypatch):
 def test_training_reads_train_and_val_and_the_report_reads_test(tmp_path, monkeypatch):
     asked, load_split, run = set(), datasets.load_split, tiny(epochs=1)
 
-    def load(name, split):
+    def load(name, split, image_px):
         asked.add(split)
-        return load_split(name, split)
+        return load_split(name, split, image_px)
 
     monkeypatch.setattr(datasets, "load_split", load)
     classifier, method, _ = experiment.train_or_resume(run, tmp_path, progress_bar=False)
@@ -249,3 +250,34 @@ def test_every_part_can_be_switched(tmp_path, changes):
     assert (result["object_cover"] is None) == (run.dataset == "textures")
     parts = {"masks.convergence.bias", "masks.policy.bias"} & set(dict(method.named_parameters()))
     assert bool(parts) == (run.method == "adavipro" and run.bias)
+
+
+def test_a_watch_sees_every_epoch_and_a_recorder_keeps_its_masks_over_a_resume(tmp_path):
+    seen: list[int] = []
+
+    def stop_after_one(method, history):
+        recorder(method, history)
+        raise KeyboardInterrupt
+
+    def watch(method, history):
+        seen.append(history[-1]["epoch"])
+        recorder(method, history)
+
+    with small_splits():
+        run = tiny()
+        classifier = experiment.load_classifier(run)
+        shown = classifier.normalise(datasets.load_split(run.dataset, "val").images[:3])
+        path = run.folder(tmp_path) / "watched.safetensors"
+        recorder = MaskRecorder(shown, path)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(run, tmp_path, progress_bar=False, watch=stop_after_one)
+        recorder = MaskRecorder(shown, path)  # as a new process would
+        experiment.run(run, tmp_path, progress_bar=False, watch=watch)
+        assert seen == [1, 2]
+        masks = MaskRecorder(shown, path).by_epoch()
+        assert [tuple(m.shape) for m in masks] == [(3, 1, 7, 7)] * 3
+        history = read_history(run.folder(tmp_path))
+        assert [row["epoch"] for row in history] == [0, 1, 2]
+        assert all(isinstance(row["loss"], float) for row in history)
+        experiment.run(run, tmp_path, progress_bar=False, watch=watch)
+        assert seen == [1, 2]  # a finished run is not watched
