@@ -1,4 +1,4 @@
-"""The command line: adavipro run, sweep, tune, table, figure, reproduce, settings."""
+"""The command line: adavipro run, sweep, tune, baselines, table, figure, reproduce, settings."""
 
 import argparse
 import dataclasses
@@ -10,13 +10,25 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from adavipro import datasets, effects, experiment, figures, files, presets, studies, sweeps, tables, training
+from adavipro import (
+    baselines,
+    datasets,
+    effects,
+    experiment,
+    figures,
+    files,
+    presets,
+    series,
+    studies,
+    sweeps,
+    tables,
+    training,
+)  # fmt: skip
 from adavipro.experiment import METHODS, Experiment
 
 ROOT = Path("runs")
 TABLE_2 = ("main", "vp-tuned")
 SEARCHES = {f"search-{method}": method for method in presets.SEARCH}
-COMPUTED = {"effects": effects.effects, "masks": effects.mask_table}
 FIGURES = {"2": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure}
 
 
@@ -89,6 +101,15 @@ def tune(args: argparse.Namespace) -> None:
     _fail(errors)
 
 
+def run_baselines(args: argparse.Namespace) -> None:
+    """Make the results of the linear probe and of full fine-tuning; what is finished is kept."""
+    wanted: list[Any] = baselines.runs_of_results()
+    rows, errors = sweeps.sweep(wanted, typing.cast(Any, baselines.run), args.root, args.workers)
+    _write_rows(args.out, rows)
+    print(args.out)
+    _fail(errors)
+
+
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +131,8 @@ def table(args: argparse.Namespace) -> None:
         found = tables.read_rows(tables.SEARCHED_VP.with_name(f"search_{method}.csv"))
         at_default = [r for r in found if int(r["prompt_px"]) == presets.DEFAULT_FRAME_PX]
         lines: list[dict[str, Any]] = sweeps.ranking(at_default, method)
-    elif args.number in COMPUTED:
-        lines = COMPUTED[args.number](rows)
+    elif args.number in effects.TABLES:
+        lines = effects.TABLES[args.number](rows)
     elif args.number != "2":
         study = studies.TABLES[args.number]
         lines = tables.ablation_matrix(rows, study, studies.own_value(study))
@@ -132,35 +153,16 @@ def figure(args: argparse.Namespace) -> None:
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Zero-shot, VP and AdaViPro on handwritten digits at a narrow and at the full frame: table, plot, pictures."""
-    name, frames = "digits", (presets.DEFAULT_FRAME_PX, presets.FRAMES_PX[112])
-    print(f"Adapting a frozen small CLIP to {name}, frames of {frames[0]} and {frames[1]} px:")
-    rows = []
-    methods = {}
-    for wanted in sweeps.grid([name], METHODS, frames, seeds=[0]):
-        started = time.perf_counter()
-        result = experiment.run(wanted, args.root)
-        rows.append(sweeps.row_of(wanted, result, args.root))
-        told = f"{wanted.method} {wanted.prompt_px} px" if result["steps"] else wanted.method
-        print(f"  {told}: {result['test_accuracy']:.1%} ({time.perf_counter() - started:.0f} s)", flush=True)
-        if result["steps"]:
-            title = {"vp": "VP", "adavipro": "AdaViPro"}[wanted.method]
-            classifier, methods[f"{title}-{wanted.prompt_px}"] = experiment.restore(wanted, args.root)
-    split = datasets.load_split(name, "test")
-    out = args.root / "reproduce"
-    shown = slice(0, 10)
-    pictures = figures.picture_figure(classifier, split.images[shown], methods, split.labels[shown])
-    written = figures.save(figures.accuracy_figure(rows), out / "accuracy")
-    written += figures.save(pictures, out / "pictures")
-    print("\nTest accuracy (%), one seed:\n")
-    print(tables.to_markdown(tables.accuracy_matrix(rows)))
-    print("Object pixels under the prompt:")
-    for row in rows:
-        if row["object_cover"] is not None:
-            print(
-                f"  {row['method']} {row['prompt_px']} px: {row['object_cover']:.0%}, regions on {row['share_on']:.0%}"
-            )
-    print("\nFigures:", *(f"  {path}" for path in written), sep="\n")
+    """Run the whole notebook series, from zero-shot to the paper's figures and tables; what is finished is kept."""
+    wanted = [n for n in series.series() if not args.only or n.stem[:2] in args.only]
+    reruns = series.reproduce(args.root, wanted, device=args.device)
+    for r in reruns:
+        told = (
+            f"{r.result()['seconds']:.0f} s" + ("" if r.repeated else " (kept)") if not r.error else "failed"
+        )
+        print(f"{r.name}: {told}: {r.folder}")
+    print("\nFigures:", *(f"  {path}" for r in reruns for path in sorted(r.folder.glob("*.png"))), sep="\n")
+    _fail({r.name: r.error for r in reruns if r.error})
 
 
 def show_settings(_: argparse.Namespace) -> None:
@@ -188,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
         "--world", default="embedded", choices=("embedded",), help="the paper's has no data sets yet"
     )
     one.add_argument("--method", default="adavipro", choices=METHODS)
-    one.add_argument("--dataset", help="one of: " + ", ".join(datasets.CLASS_NAMES))
+    one.add_argument("--dataset", help="folder:PATH, or one of: " + ", ".join(datasets.CLASS_NAMES))
     one.add_argument("--prompt-px", type=int, help="width of the frame")
     one.add_argument("--seed", type=int)
     one.add_argument("--device", default="cpu")
@@ -197,8 +199,9 @@ def parser() -> argparse.ArgumentParser:
         "-s", "--set", action="append", metavar="NAME=VALUE", help="any setting; see `adavipro settings`"
     )
 
-    many, search = command(sweep), command(tune)
-    for grid in (many, search):
+    many, search, beside = command(sweep), command(tune), command(run_baselines, "baselines")
+    beside.add_argument("--out", type=Path, default=ROOT / "baselines.csv")
+    for grid in (many, search, beside):
         grid.add_argument("--workers", type=int, help="processes (default: one a core)")
     many.add_argument("--studies", nargs="+", default=studies.STUDIES, choices=studies.STUDIES)
     many.add_argument("--datasets", nargs="+", default=list(datasets.CLASS_NAMES), help="only these")
@@ -216,9 +219,8 @@ def parser() -> argparse.ArgumentParser:
 
     printed, drawn = command(table), command(figure)
     told = "2: accuracy against the width of the frame"
-    printed.add_argument(
-        "number", choices=("2", *studies.TABLES, *COMPUTED, *SEARCHES), help=told + "; the others: ablations"
-    )
+    names = ("2", *studies.TABLES, *effects.TABLES, *SEARCHES)
+    printed.add_argument("number", choices=names, help=told + "; the others: ablations")
     drawn.add_argument("number", choices=tuple(FIGURES), help=told + "; masks: where the prompt lies")
     for shipped in (printed, drawn):
         shipped.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))
@@ -226,7 +228,9 @@ def parser() -> argparse.ArgumentParser:
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv"))
     drawn.add_argument("--out", type=Path, help="path without its ending: PNG and SVG are written")
 
-    command(reproduce)
+    all_notebooks = command(reproduce)
+    all_notebooks.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, as 05 06")
+    all_notebooks.add_argument("--device", default="auto")
     command(show_settings, "settings")
     return top
 

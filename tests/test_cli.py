@@ -4,9 +4,9 @@ import re
 from dataclasses import fields
 
 import pytest
-from helpers import small_splits
+from helpers import small_splits, write_notebook
 
-from adavipro import datasets, presets, sweeps
+from adavipro import presets, series, sweeps
 from adavipro.cli import main
 from adavipro.experiment import Experiment
 
@@ -171,23 +171,25 @@ def test_tune_ranks_recipes_by_their_mean_on_validation(tmp_path, monkeypatch, c
     assert len((tmp_path / "tune.csv").read_text().splitlines()) == 5
 
 
-def test_reproduce_prints_a_table_and_writes_both_figures(tmp_path, monkeypatch, capsys):
-    load_split = datasets.load_split
-
-    def load(name, split):
-        full = load_split(name, split)
-        return datasets.Split(full.images[:32], full.objects[:32], full.labels[:32])
-
-    monkeypatch.setattr(datasets, "load_split", load)
-    monkeypatch.setitem(presets.EMBEDDED, "epochs", 1)
-    main(["reproduce", "--root", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "| dataset | method | 8 px | 28 px |" in told
-    for method in ("zero-shot", "vp", "adavipro"):
-        assert re.search(rf"\| digits \| {method} \| \d+\.\d \| \d+\.\d \|", told)
-    assert "vp 28 px: 100%, regions on 100%" in told
-    for name in ("accuracy", "pictures"):
-        for ending in (".png", ".svg"):
-            path = tmp_path / "reproduce" / f"{name}{ending}"
-            assert path.stat().st_size > 1000
-            assert str(path) in told
+def test_reproduce_runs_the_series_says_where_the_figures_are_and_fails_with_a_failed_one(
+    tmp_path, monkeypatch, capsys
+):
+    finish = """
+import json, pathlib
+folder = pathlib.Path(out)
+(folder / "figure-2.png").write_bytes(b"")
+(folder / "result.json").write_text(json.dumps({"key": folder.name, "seconds": 3.2}))
+"""
+    for name, code in (("00_fine", finish), ("01_bad", "raise ValueError('the sentence')")):
+        write_notebook(tmp_path / f"{name}.ipynb", "device = runs = out = None", code)
+    monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+    given = ["reproduce", "--root", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit) as caught:
+        main(given)
+    assert caught.value.code == 1
+    told = capsys.readouterr()
+    assert "failed: 01_bad: ValueError: the sentence" in told.err
+    assert re.search(r"00_fine: 3 s: .*runs/notebooks/00_fine-[0-9a-f]{12}\n", told.out)
+    assert re.search(r"\n  .*00_fine-[0-9a-f]{12}/figure-2.png\n", told.out)
+    main([*given, "--only", "00"])
+    assert "00_fine: 3 s (kept): " in capsys.readouterr().out

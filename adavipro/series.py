@@ -1,0 +1,126 @@
+"""The notebook series in one go: each notebook in a papermill process of its own; what is finished is kept."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from adavipro.classifiers import weights_sha256
+from adavipro.files import canonical_json
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+LIMIT_S = 1800.0  # of wall clock for one notebook: papermill can hang when a kernel dies
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """One notebook with its parameters, and what came of it.
+
+    error: None where it is finished; otherwise the last line of what went wrong.
+    """
+
+    name: str
+    folder: Path
+    repeated: bool
+    error: str | None = None
+
+    def result(self) -> dict[str, Any]:
+        """The notebook's numbers, parameters, time and versions, as `pages.Page.finish` wrote them."""
+        return json.loads((self.folder / "result.json").read_text())
+
+
+def series() -> list[Path]:
+    """The notebooks in the order of the series.
+
+    Raises:
+        ValueError: where there are none, as in a wheel.
+    """
+    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ValueError(f"there are no notebooks in {NOTEBOOKS}: run this in a checkout of the project")
+    return found
+
+
+def key(notebook: Path, parameters: dict[str, Any]) -> str:
+    """Hash of a notebook's code, its parameters, the module and the small CLIP: the same key is the same rerun."""
+    cells = json.loads(notebook.read_text())["cells"]
+    module = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        module.update(path.read_bytes())
+    content = {
+        "cells": ["".join(c["source"]) for c in cells if c["cell_type"] == "code"],
+        "parameters": parameters,
+        "module": module.hexdigest(),
+        "weights": weights_sha256("small-clip"),
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
+
+
+def finished(folder: Path) -> bool:
+    """Whether a notebook ran to its end: result.json with this folder's key, and the executed notebook."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return result.get("key") == folder.name and (folder / "notebook.ipynb").exists()
+
+
+def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float = LIMIT_S) -> Rerun:
+    """Execute a notebook with papermill into <runs>/notebooks/<name>-<key>/, unless that is finished.
+
+    Finished is exit code 0 and a result.json with the key: papermill alone takes a killed kernel for a success.
+    What a failed one left stays as failed.ipynb.
+    """
+    folder = runs.resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
+    if finished(folder):
+        return Rerun(notebook.stem, folder, repeated=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    running = folder / "running.ipynb"
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        str(notebook),
+        str(running),
+    ]
+    for name, value in {**parameters, "runs": str(runs.resolve()), "out": str(folder)}.items():
+        command += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        wrong = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+    except subprocess.TimeoutExpired:
+        wrong = [f"stopped after {limit_s:.0f} s"]
+    if not wrong and not (folder / "result.json").exists():
+        wrong = ["ended without a result: its kernel died, or a cell left it"]
+    if wrong:
+        if running.exists():
+            running.replace(folder / "failed.ipynb")
+        return Rerun(notebook.stem, folder, repeated=True, error=wrong[0])
+    running.replace(folder / "notebook.ipynb")
+    return Rerun(notebook.stem, folder, repeated=True)
+
+
+def reproduce(runs: Path, chosen: Iterable[Path] | None = None, **parameters: Any) -> list[Rerun]:
+    """Execute the series, notebook by notebook, with one progress display. One that fails does not stop the others.
+
+    Args:
+        chosen: only these notebooks.
+        parameters: given to every notebook (`world`, `device`).
+    """
+    todo = series() if chosen is None else list(chosen)
+    reruns = []
+    with tqdm(todo, unit="notebook") as bar:
+        for notebook in bar:
+            bar.set_description_str(notebook.stem)
+            reruns.append(rerun(notebook, runs, parameters))
+    return reruns

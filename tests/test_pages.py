@@ -1,0 +1,103 @@
+import json
+
+import pytest
+from IPython.testing.globalipapp import start_ipython
+from matplotlib.figure import Figure
+
+from adavipro import pages
+from adavipro.pages import ParameterError
+
+
+@pytest.fixture
+def page(tmp_path):
+    return pages.begin("04_training", dataset="letters", prompt_px=15, epochs=2, seed=3, runs=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            {"dataset": "digit"},
+            "dataset is 'digit', but the data sets are: digits, letters, sketches, textures",
+        ),
+        ({"prompt_px": 29}, "prompt_px is 29, but a frame on 56 px images is a whole number from 1 to 28"),
+        ({"prompt_px": 0}, "prompt_px is 0, but it must be at least 1"),
+        ({"prompt_px": "8"}, "prompt_px is '8' of type str, but it must be int"),
+        ({"prompt_px": 7.5}, "prompt_px is 7.5 of type float, but it must be int"),
+        (
+            {"region_px": 9},
+            "region_px is 9, but regions must divide the image of 56 px: choose one of 1, 2, 4",
+        ),
+        ({"seed": -1}, "seed is -1, but it must be at least 0"),
+        ({"seed": True}, "seed is True of type bool, but it must be int"),
+        ({"world": "papers"}, "world is 'papers', but it must be one of: embedded, paper"),
+        ({"device": "cpu:x"}, "device is 'cpu:x', which torch cannot use here"),
+        ({"sead": 1}, "there is no setting 'sead': did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_parameter_is_one_sentence_and_no_folder_is_made(wrong, told, tmp_path):
+    with pytest.raises(ParameterError) as error:
+        pages.begin("04_training", **{"runs": str(tmp_path / "runs"), **wrong})
+    assert str(error.value).startswith(told)
+    assert error.value._render_traceback_() == [f"ParameterError: {error.value}"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_papers_world_says_that_it_is_not_loaded_yet(tmp_path):
+    with pytest.raises(ParameterError, match="world is 'paper', but its data sets cannot be loaded yet"):
+        pages.begin("04_training", world="paper", runs=str(tmp_path))
+
+
+def test_a_name_that_only_papermill_knows_is_refused(tmp_path, monkeypatch):
+    class Shell:
+        user_ns = {"In": ["", "seed = 0", "# Parameters\nseed = 1\nprompt_xp = 3\n"]}  # noqa: RUF012
+
+    monkeypatch.setattr(pages, "get_ipython", lambda: Shell)
+    with pytest.raises(
+        ParameterError, match="notebook 03_deciding has no parameter 'prompt_xp': its parameters are"
+    ):
+        pages.begin("03_deciding", seed=1, runs=str(tmp_path))
+    Shell.user_ns["In"][-1] = "# Parameters\nseed = 1\n"
+    assert pages.begin("03_deciding", seed=1, runs=str(tmp_path)).parameters["seed"] == 1
+
+
+def test_experiments_have_the_notebooks_parameters_and_the_worlds_recipe(page):
+    run = page.experiment("vp", prompt_lr=1.0)
+    assert (run.dataset, run.prompt_px, run.epochs, run.seed) == ("letters", 15, 2, 3)
+    assert (run.method, run.prompt_lr, run.batch_size) == ("vp", 1.0, 64)
+
+
+def test_runs_go_to_the_top_of_the_checkout_from_the_notebooks_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    for here in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(here)
+        assert pages.begin("02_edges", runs=None).folder == tmp_path / "runs" / "notebooks" / "02_edges"
+
+
+def test_a_shown_figure_is_written_as_png_and_as_vectors(page):
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1])
+    shown = page.show(figure, "line", "a line")
+    assert (page.folder / "line.png").read_bytes() == shown.data
+    assert b"<svg" in (page.folder / "line.svg").read_bytes()
+    assert shown.width == 200
+    assert shown.alt == "a line"
+
+
+def test_the_end_writes_numbers_parameters_time_and_versions(page, capsys):
+    page.finish(accuracy=0.5)
+    result = json.loads((page.folder / "result.json").read_text())
+    assert result["key"] == page.folder.name
+    assert result["numbers"] == {"accuracy": 0.5}
+    assert result["parameters"] == {"dataset": "letters", "prompt_px": 15, "epochs": 2, "seed": 3}
+    assert result["versions"]["adavipro"]
+    assert result["seconds"] >= 0
+    assert 10 < result["memory_mb"] < 1e5
+    assert "torch" in capsys.readouterr().out
+
+
+def test_a_parameter_error_in_ipython_shows_its_sentence_alone(capsys, tmp_path):
+    shell = start_ipython()
+    shell.run_cell(f"from adavipro import pages; pages.begin('x', seed=-1, runs={str(tmp_path)!r})")
+    told = capsys.readouterr()
+    assert (told.out + told.err).strip() == "ParameterError: seed is -1, but it must be at least 0"

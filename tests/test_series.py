@@ -1,0 +1,88 @@
+"""The series runner on small notebooks of its own: what is finished, what failed, what is kept."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import write_notebook
+
+from adavipro import series
+
+PARAMETERS = "seed = 0\nruns = None\nout = None"
+FINISH = """
+import json, pathlib
+folder = pathlib.Path(out)
+with open(pathlib.Path(runs) / "log", "a") as log:
+    log.write("x")
+(folder / "result.json").write_text(json.dumps({"key": folder.name, "numbers": {"seed": seed}, "seconds": 0}))
+"""
+ENDS = {
+    "error": ("raise ValueError('the sentence')", "ValueError: the sentence"),
+    "exit": ("import sys; sys.exit(0)", "ended without a result"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "died"),
+}
+
+
+def write(folder: Path, name: str, *cells: str) -> Path:
+    return write_notebook(folder / f"{name}.ipynb", PARAMETERS, *cells)
+
+
+def test_a_finished_notebook_is_kept_and_a_changed_one_runs_again(tmp_path):
+    notebook, log = write(tmp_path, "00_fine", FINISH), tmp_path / "runs" / "log"
+    first = series.rerun(notebook, tmp_path / "runs", {"seed": 3})
+    assert (first.repeated, first.error, first.result()["numbers"]) == (True, None, {"seed": 3})
+    executed = nbformat.read(first.folder / "notebook.ipynb", 4)
+    assert "seed = 3" in "".join(c.source for c in executed.cells)
+    second = series.rerun(notebook, tmp_path / "runs", {"seed": 3})
+    assert (second.repeated, second.folder, log.read_text()) == (False, first.folder, "x")
+    assert series.rerun(notebook, tmp_path / "runs", {"seed": 4}).folder != first.folder
+    changed = write(tmp_path, "00_fine", FINISH, "pass")
+    assert series.key(changed, {"seed": 3}) not in first.folder.name
+    (first.folder / "result.json").write_text("{}")
+    assert not series.finished(first.folder)
+
+
+def test_outputs_do_not_change_a_notebooks_key(tmp_path):
+    notebook = write(tmp_path, "00_fine", FINISH)
+    before = series.key(notebook, {})
+    content = nbformat.read(notebook, 4)
+    content.cells[1].outputs = [nbformat.v4.new_output("stream", text="told")]
+    nbformat.write(content, notebook)
+    assert series.key(notebook, {}) == before
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_without_a_result_is_a_failure_and_what_there_is_stays(end, tmp_path):
+    code, told = ENDS[end]
+    notebook = write(tmp_path, "00_bad", "print('so far')", code, FINISH)
+    failed = series.rerun(notebook, tmp_path / "runs", {})
+    assert told in str(failed.error)
+    assert not series.finished(failed.folder)
+    assert "so far" in (failed.folder / "failed.ipynb").read_text()
+    assert not (failed.folder / "notebook.ipynb").exists()
+
+
+def test_a_notebook_that_hangs_is_stopped_by_the_clock(tmp_path):
+    notebook = write(tmp_path, "00_slow", "import time; time.sleep(600)", FINISH)
+    failed = series.rerun(notebook, tmp_path / "runs", {}, limit_s=8)
+    assert failed.error == "stopped after 8 s"
+    assert not series.finished(failed.folder)
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path):
+    notebooks = [write(tmp_path, "00_bad", "raise ValueError('no')"), write(tmp_path, "01_fine", FINISH)]
+    bad, fine = series.reproduce(tmp_path / "runs", notebooks)
+    assert (bad.name, bad.error) == ("00_bad", "ValueError: no")
+    assert (fine.name, fine.error) == ("01_fine", None)
+    assert json.loads((fine.folder / "result.json").read_text())["numbers"] == {"seed": 0}
+
+
+def test_the_series_is_in_order_and_a_wheel_without_notebooks_says_so(monkeypatch, tmp_path):
+    numbers = [path.name[:2] for path in series.series()]
+    assert numbers == [f"{i:02d}" for i in range(10)]
+    monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"there are no notebooks in .*: run this in a checkout of the project"
+    ):
+        series.series()
