@@ -5,25 +5,37 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce results pretrain test lint format clean
+.PHONY: help reproduce results notebooks docs pretrain test test-browser lint format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-reproduce: $(INSTALLED) ## Run the experiments and draw the figures and tables
+reproduce: $(INSTALLED) ## Run the whole notebook series: every figure and table
 	$(BIN)/adavipro reproduce
 
 results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew: hours; goes on where it was stopped
 	$(BIN)/adavipro tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
 	$(BIN)/adavipro tune --method adavipro --out data/results/search_adavipro.csv
 	$(BIN)/adavipro sweep --out data/results/embedded.csv
+	$(BIN)/adavipro baselines --out data/results/baselines.csv
 	$(BIN)/python docs/fill.py
+
+notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over their outputs
+	$(BIN)/python docs/publish.py stamp
+	$(BIN)/adavipro reproduce
+	$(BIN)/python docs/publish.py collect runs
+
+docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' committed outputs: build/site/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site.trees . build/site
 
 pretrain: $(INSTALLED) ## Train the small CLIP that ships in data/ anew
 	$(BIN)/python -m adavipro.embedded.pretrain
 
 test: lint ## Check style and types, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check
@@ -44,5 +56,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "name another one, as in 'make $(or $(MAKECMDGOALS),test) PYTHON=python3.12'." >&2; exit 1; }
 	@echo "Installing into .venv: some minutes, about 6 GB on Linux."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks,docs,dev]'
 	@touch $@

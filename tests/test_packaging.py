@@ -40,7 +40,7 @@ def test_environment_lists_what_pyproject_lists():
 
 def test_constraints_pin_every_direct_dependency_to_a_version_that_it_allows():
     pins = constraints()
-    direct = parsed([*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]])
+    direct = parsed([*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["docs"], *EXTRAS["dev"]])
     assert direct.keys() <= pins.keys()
     for name, requirement in direct.items():
         (pin,) = pins[name].specifier
