@@ -1,6 +1,7 @@
 """What every notebook opens and closes with: checked parameters, a folder for its figures, its numbers."""
 
 import ast
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,7 @@ from adavipro.masks import valid_region_sides
 from adavipro.prompts import frame_support
 from adavipro.settings import SettingError, from_mapping, setting, validate
 
+THREADS = 1  # on a CPU, as the shipped runs had: another number rounds otherwise, and a run can end points elsewhere
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
@@ -100,12 +102,12 @@ class Page:
         }
         write_json(self.folder / "result.json", result)
         told = ", ".join(f"{k} {v}" for k, v in versions.items())
-        threads = f"{torch.get_num_threads()} threads" if self.device == "cpu" else self.device
-        print(f"{seconds:.0f} s on {threads}, {peak:.0f} MB; {told}")
+        where = f"one thread of {os.cpu_count()} CPU cores" if self.device == "cpu" else self.device
+        print(f"{seconds:.0f} s on {where}, {peak:.0f} MB; {told}")
 
 
 def begin(name: str, **parameters: Any) -> Page:
-    """Check a notebook's parameters and open its folder.
+    """Check a notebook's parameters and open its folder. On a CPU torch gets one thread, as the shipped runs had.
 
     Args:
         name: the notebook's file name without its ending.
@@ -169,6 +171,8 @@ def _open(name: str, parameters: dict[str, Any], knobs: Knobs) -> Page:
     if "epochs" in parameters:
         for method in ("vp", "adavipro"):
             page.experiment(method)  # refuses before any work
+    if page.device == "cpu":
+        torch.set_num_threads(THREADS)
     folder.mkdir(parents=True, exist_ok=True)
     return page
 

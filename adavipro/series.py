@@ -62,6 +62,14 @@ def key(notebook: Path, parameters: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
 
+def papermill(notebook: Path, target: Path, parameters: dict[str, Any], *options: str) -> list[str]:
+    """The command line that executes a notebook into `target` with parameters; texts are passed as they stand."""
+    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", *options]
+    for name, value in parameters.items():
+        command += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+    return [*command, str(notebook), str(target)]
+
+
 def finished(folder: Path) -> bool:
     """Whether a notebook ran to its end: result.json with this folder's key, and the executed notebook."""
     try:
@@ -83,18 +91,7 @@ def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     running = folder / "running.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        "--no-progress-bar",
-        str(notebook),
-        str(running),
-    ]
-    for name, value in {**parameters, "runs": str(runs.resolve()), "out": str(folder)}.items():
-        command += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+    command = papermill(notebook, running, {**parameters, "runs": str(runs.resolve()), "out": str(folder)})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
         wrong = done.stderr.strip().splitlines()[-1:] if done.returncode else []

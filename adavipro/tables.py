@@ -10,7 +10,6 @@ from adavipro.classifiers import data_folder
 
 RESULTS = {"embedded": "embedded.csv"}
 MEAN = "mean"  # over data sets
-NOTEBOOK_COSTS = data_folder() / "results" / "notebooks.csv"
 BASELINES = data_folder() / "results" / "baselines.csv"
 SEARCHED_VP = data_folder() / "results" / "search_vp.csv"
 # 97.5 % quantiles of Student's t for 1 to 19 degrees of freedom.

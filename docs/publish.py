@@ -12,6 +12,7 @@ import ast
 import base64
 import copy
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from adavipro import series
 
 TOP = Path(__file__).parents[1]
 FREE = {"runs", "out", "device"}  # parameters that change no output
+PICTURE = (
+    "06_what_it_looks_like",
+    "figure-4.png",
+    "docs/pictures.png",
+)  # a notebook's figure that the README shows
 
 
 def notebooks(top: Path = TOP) -> list[Path]:
@@ -121,7 +127,7 @@ def collect(runs: Path, top: Path = TOP) -> None:
     Raises:
         ValueError: if a notebook as it stands has no finished run, or its run cannot be taken over.
     """
-    results = {}
+    results, folders = {}, {}
     for path in notebooks(top):
         keys = [series.key(path, {"device": device}) for device in ("auto", "cpu", "cuda")]
         found = [f for key in keys if series.finished(f := runs / "notebooks" / f"{path.stem}-{key}")]
@@ -129,9 +135,17 @@ def collect(runs: Path, top: Path = TOP) -> None:
             raise ValueError(
                 f"{path.name} as it stands has no finished run in {runs}: run `adavipro reproduce --root {runs}`"
             )
-        results[path] = taken_over(path.name, read(path), read(found[0] / "notebook.ipynb"))
+        notebook, cost = read(path), json.loads((found[0] / "result.json").read_text())
+        if wrong := rules.of_cost(path.name, notebook, cost["seconds"], cost["memory_mb"]):
+            raise ValueError(wrong[0])
+        results[path] = taken_over(path.name, notebook, read(found[0] / "notebook.ipynb"))
+        folders[path.stem] = found[0]
     for path, notebook in results.items():
         nbformat.write(notebook, path)
+    shown, figure, target = PICTURE
+    if shown in folders:
+        picture = base64.b64encode((folders[shown] / figure).read_bytes()).decode()
+        (top / target).write_bytes(base64.b64decode(_smaller(picture)))
 
 
 def check(top: Path = TOP) -> list[str]:
@@ -145,6 +159,9 @@ def check(top: Path = TOP) -> list[str]:
                 f"{path.name} is not stamped as pyproject.toml says: run `python docs/publish.py stamp`"
             )
         findings += rules.of_form(path.stem, notebook) + rules.of_outputs(path.name, notebook)
+    if paths:
+        others = {path.stem: read(path).cells[0].source for path in paths[1:]}
+        findings += rules.of_map(read(paths[0]), others)
     readme = (top / "README.md").read_text()
     if stamped_readme(readme, project) != readme:
         findings.append("README.md is not stamped as pyproject.toml says: run `python docs/publish.py stamp`")

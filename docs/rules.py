@@ -15,8 +15,10 @@ METADATA = {
 }
 TITLE = re.compile(r"# (\d+)\. (.+\?|Start here)")
 NEEDS = re.compile(
-    r"^\*\*Needs\*\* about \d.*CPU.* [\d.,]+ [kMG]B of memory, .*[\d.,]+ [kMG]B of disk", re.MULTILINE
+    r"^\*\*Needs\*\* about (?P<seconds>\d+) s on 2 CPU cores, (?P<memory>\d\.\d) GB of memory, \d+ MB of disk\.$",
+    re.MULTILINE,
 )
+SLACK = 1.6  # how far what a run took may be from what its notebook says
 WIDGET = "application/vnd.jupyter.widget"
 ABSOLUTE = re.compile(r"(?<![\w./:<~\\-])(?:/[\w.-]+){2,}|\b[A-Za-z]:\\\w[^\s\"']*")
 
@@ -72,6 +74,39 @@ def of_form(stem: str, notebook: NotebookNode) -> list[str]:
             f"{name} has {prose} words of prose for {words} of code, but needs more prose than code"
         )
     return findings
+
+
+def of_map(start: NotebookNode, needs: dict[str, str]) -> list[str]:
+    """The map in the first notebook has a row for each of the others, with the time and memory that it says it needs.
+
+    Args:
+        needs: the first cell of each other notebook, by file name without ending.
+    """
+    rows = [line for c in start.cells if c.cell_type == "markdown" for line in c.source.split("\n")]
+    findings = []
+    for stem, first in needs.items():
+        told = NEEDS.search(first)
+        end = f"| {told['seconds']} s | {told['memory']} GB |" if told else "|"
+        if not any(f"]({stem}.ipynb)" in row and row.endswith(end) for row in rows):
+            findings.append(
+                f"the map in the first notebook has no row with {stem}.ipynb that ends in {end!r}"
+            )
+    return findings
+
+
+def of_cost(name: str, notebook: NotebookNode, seconds: float, memory_mb: float) -> list[str]:
+    """What the notebook says it needs is what its run took, or nearly."""
+    told = NEEDS.search(notebook.cells[0].source)
+    pairs = (
+        ((float(told["seconds"]), seconds, "s"), (1000 * float(told["memory"]), memory_mb, "MB"))
+        if told
+        else ()
+    )
+    return [
+        f"{name} says that it needs {said:.0f} {unit}, but its run took {took:.0f} {unit}: correct its first cell"
+        for said, took, unit in pairs
+        if not said / SLACK <= took <= said * SLACK
+    ]
 
 
 def of_outputs(name: str, notebook: NotebookNode) -> list[str]:

@@ -29,7 +29,7 @@ def stream(text: str, name: str = "stdout") -> NotebookNode:
 
 def sample() -> NotebookNode:
     """A notebook that keeps every rule."""
-    needs = "**Needs** about 1 s on 2 CPU cores, 1 MB of memory, 1 MB of disk."
+    needs = "**Needs** about 1 s on 2 CPU cores, 0.1 GB of memory, 1 MB of disk."
     cells = [
         new_markdown_cell(f"# 1. Why?\n\nThis is asked.\n\n{needs}"),
         code("seed = 0\ndevice = 'auto'\nruns = None", "parameters"),

@@ -229,7 +229,7 @@ def test_collect_takes_over_only_a_finished_run_of_the_notebook_as_it_stands(che
         publish.collect(runs, checkout)
     assert path.read_bytes() == before
 
-    (folder / "result.json").write_text(json.dumps({"key": folder.name}))
+    (folder / "result.json").write_text(json.dumps({"key": folder.name, "seconds": 1.2, "memory_mb": 95}))
     publish.collect(runs, checkout)
     assert publish.read(path).cells[-1].outputs[0].text == "1\n"
     assert not rules.of_outputs(path.name, publish.read(path))

@@ -26,7 +26,7 @@ def test_notebooks_are_numbered_without_a_gap():
         (replaced(0, "1. Why", "2. Why"), "opens with"),
         (replaced(0, "**Needs**", "Needs"), "what it **Needs**"),
         (replaced(0, "about 1 s", "about X s"), "what it **Needs**"),
-        (replaced(0, ", 1 MB of memory", ""), "what it **Needs**"),
+        (replaced(0, ", 0.1 GB of memory", ""), "what it **Needs**"),
         (lambda n: n.cells.pop(1), "tagged colab, as code cell 1"),
         (lambda n: n.cells.insert(1, n.cells.pop(2)), "tagged parameters, as code cell 2"),
         (lambda n: n.cells.append(code("", "parameters")), "one cell tagged parameters"),
@@ -68,3 +68,34 @@ def test_testing_functions_count_as_asserts():
     notebook = sample()
     replaced(3, "assert a == 1", "torch.testing.assert_close(a, 1)")(notebook)
     assert findings(notebook) == []
+
+
+def test_the_map_has_a_row_for_each_notebook_with_what_it_needs():
+    needs = {"01_why": sample().cells[0].source}
+    start = sample()
+    start.cells[-2].source = "| [1](01_why.ipynb) | Why? | 1 s | 0.1 GB |"
+    assert rules.of_map(start, needs) == []
+    for wrong in (
+        "| [1](01_why.ipynb) | Why? | 2 s | 0.1 GB |",
+        "| [1](01_how.ipynb) | Why? | 1 s | 0.1 GB |",
+        "",
+    ):
+        start.cells[-2].source = wrong
+        (told,) = rules.of_map(start, needs)
+        assert (
+            told
+            == "the map in the first notebook has no row with 01_why.ipynb that ends in '| 1 s | 0.1 GB |'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "memory_mb", "told"),
+    [
+        (0.7, 150, []),
+        (1.5, 70, []),
+        (2.0, 100, ["01_why.ipynb says that it needs 1 s, but its run took 2 s: correct its first cell"]),
+        (1.0, 40, ["01_why.ipynb says that it needs 100 MB, but its run took 40 MB: correct its first cell"]),
+    ],
+)
+def test_what_a_run_took_is_what_the_notebook_says(seconds, memory_mb, told):
+    assert rules.of_cost("01_why.ipynb", sample(), seconds, memory_mb) == told
