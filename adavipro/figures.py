@@ -175,7 +175,7 @@ def picture_figure(
         methods: trained methods by row title; those with a mask generator get a second row with their masks.
         labels: (b,) true classes; a prediction's title is black where it is right.
     """
-    x = classifier.normalise(images)
+    x = classifier.normalise(images.to(classifier.mean.device))
     rows: list[tuple[str, Tensor, Tensor | None]] = [("raw", to_picture(x, classifier), classifier(x))]
     for name, method in methods.items():
         shown = method(x)

@@ -46,13 +46,13 @@ def test_training(tmp_path):
     [
         (
             "prompt_xp",
-            "3",
+            3,
             "ParameterError: notebook 04_training has no parameter 'prompt_xp': its parameters are",
         ),
         ("prompt_px", "eight", "ParameterError: prompt_px is 'eight' of type str, but it must be int"),
         (
             "region_px",
-            "9",
+            9,
             "ParameterError: region_px is 9, but regions must divide the image of 56 px: choose one",
         ),
     ],
