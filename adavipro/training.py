@@ -18,6 +18,7 @@ from adavipro.method import AdaViPro
 from adavipro.progress import Progress, load_progress, save_progress
 from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 from adavipro.seeds import generator
+from adavipro.signals import StopRequest
 
 Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 
@@ -99,7 +100,7 @@ def fit(
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
     All randomness is keyed by the seed and the step, so a run that was killed and resumed ends with the same bits.
-    A checkpoint is written after every epoch.
+    A checkpoint is written after every epoch, and when SIGINT or SIGTERM asks to stop, after the step.
 
     Args:
         folder: where checkpoints go.
@@ -127,52 +128,57 @@ def fit(
     device = classifier.mean.device
     order = torch.empty(0, dtype=torch.long)
     bar = tqdm(total=total_steps, initial=state.step, disable=not progress_bar, unit="step")
-    while state.step < total_steps:
-        # Which images, how fast, how hot.
-        epoch, within = divmod(state.step, epoch_steps)
-        if within == 0 or len(order) == 0:
-            order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
-        index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
-        temperature = temperature_at(epoch, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
+    with bar, StopRequest() as stop:
+        while state.step < total_steps:
+            # Which images, how fast, how hot.
+            epoch, within = divmod(state.step, epoch_steps)
+            if within == 0 or len(order) == 0:
+                order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
+            index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
+            temperature = temperature_at(epoch, recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
 
-        # Forward, backward, guard, step.
-        images = classifier.normalise(train.images[index].to(device))
-        labels = train.labels[index].to(device)
-        noise = generator(seed, "gumbel", state.step)
-        where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
-        loss, right = train_step(classifier, method, optimizer, images, labels, temperature, noise, where)
-        state.step += 1
-        state.loss_sum += loss * len(index)
-        state.right_sum += right
-        bar.update()
+            # Forward, backward, guard, step.
+            images = classifier.normalise(train.images[index].to(device))
+            labels = train.labels[index].to(device)
+            noise = generator(seed, "gumbel", state.step)
+            where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
+            loss, right = train_step(classifier, method, optimizer, images, labels, temperature, noise, where)
+            state.step += 1
+            state.loss_sum += loss * len(index)
+            state.right_sum += right
+            bar.update()
 
-        # At the end of an epoch: evaluate, pick, log, save.
-        if state.step % epoch_steps == 0:
-            shown = evaluate(classifier, method, val)
-            row = {
-                "epoch": epoch,
-                "step": state.step,
-                "loss": state.loss_sum / len(train),
-                "train_accuracy": state.right_sum / len(train),
-                "val_accuracy": shown.accuracy,
-                "temperature": temperature,
-                "share_on": shown.share_on,
-                "mask_diversity": shown.mask_diversity,
-            }
-            state.history.append(row)
-            state.loss_sum, state.right_sum = 0.0, 0
-            if shown.accuracy > state.best_accuracy:
-                state.best_epoch, state.best_accuracy = epoch, shown.accuracy
-                best = {k: p.detach().clone() for k, p in method.named_parameters()}
-            save_progress(folder, method, optimizer, best, state, identity)
-            if watch is not None:
-                watch(method, state.history)
-            bar.set_postfix_str(
-                f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
-            )
-    bar.close()
+            # At the end of an epoch: evaluate, pick, log, save.
+            if state.step % epoch_steps == 0:
+                shown = evaluate(classifier, method, val)
+                row = {
+                    "epoch": epoch,
+                    "step": state.step,
+                    "loss": state.loss_sum / len(train),
+                    "train_accuracy": state.right_sum / len(train),
+                    "val_accuracy": shown.accuracy,
+                    "temperature": temperature,
+                    "share_on": shown.share_on,
+                    "mask_diversity": shown.mask_diversity,
+                }
+                state.history.append(row)
+                state.loss_sum, state.right_sum = 0.0, 0
+                if shown.accuracy > state.best_accuracy:
+                    state.best_epoch, state.best_accuracy = epoch, shown.accuracy
+                    best = {k: p.detach().clone() for k, p in method.named_parameters()}
+                save_progress(folder, method, optimizer, best, state, identity)
+                if watch is not None:
+                    watch(method, state.history)
+                bar.set_postfix_str(
+                    f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
+                )
+
+            # A request to stop that came meanwhile: the step is done, save it and end.
+            if stop.asked is not None:
+                save_progress(folder, method, optimizer, best, state, identity)
+                stop.end()
     _warn_of_collapse(method, state)
     with torch.no_grad():
         for name, p in method.named_parameters():
