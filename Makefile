@@ -22,8 +22,8 @@ results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew
 
 notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over their outputs
 	$(BIN)/python docs/publish.py stamp
-	$(BIN)/adavipro reproduce
-	$(BIN)/python docs/publish.py collect runs
+	$(BIN)/adavipro reproduce --root build/runs
+	$(BIN)/python docs/publish.py collect build/runs
 
 docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' committed outputs: build/site/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site.trees . build/site

@@ -70,7 +70,7 @@ def architecture_figure(classifier: FrozenClip, method: AdaViPro, image: Tensor)
     difference = shown.logits.diff(dim=1)[0, 0].cpu()
     reach = float(difference.abs().max()) or 1.0
     logits.imshow(difference.numpy(), vmin=-reach, vmax=reach, **grey)
-    decisions = _panel(figure, 4, 0, "decisions (Gumbel)", _shape(shown.decisions))
+    decisions = _panel(figure, 4, 0, "decisions (likelier)", _shape(shown.decisions))
     decisions.imshow(shown.decisions[0, 0].cpu().numpy(), vmin=0, vmax=1, **grey)
     mask = _panel(figure, 5, 0, r"mask $m_p = \Phi(\cdot)$", _shape(shown.mask))
     mask.imshow(shown.mask[0, 0].cpu().numpy(), vmin=0, vmax=1, **grey)

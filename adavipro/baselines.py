@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import itertools
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,24 +167,16 @@ def fine_tune(frozen: FrozenClip, train: Split, val: Split, wanted: Baseline) ->
     return Tuned(classifier.requires_grad_(False), best_epoch, best_accuracy)
 
 
-def read_result(wanted: Baseline, root: Path) -> dict[str, Any] | None:
-    """The row of a finished run; None where it is not finished. Finished is result.json with the run's key."""
-    try:
-        row = json.loads((wanted.folder(root) / "result.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return row if isinstance(row, dict) and row.get("key") == wanted.key() else None
-
-
 def run(wanted: Baseline, root: Path = Path("runs"), device: str = "cpu") -> dict[str, Any]:
     """Learn and report one baseline, or return its row where it is finished. Writes result.json last.
 
     The test split is evaluated once, after validation has picked, and never with a seed of the search. `seconds` is
     the time of learning: on a CPU the processor's, so that other work on the machine does not count.
     """
-    done = read_result(wanted, root)
+    done = experiment.read_result(wanted, root)
     if done is not None:
         return done
+    key, folder = wanted.key(), wanted.folder(root)
     frozen = experiment.load_classifier(wanted.frozen(), device)
     experiment.check_image_size(wanted.frozen(), frozen)
     train, val = (datasets.load_split(wanted.dataset, split, frozen.image_px) for split in ("train", "val"))
@@ -212,11 +203,12 @@ def run(wanted: Baseline, root: Path = Path("runs"), device: str = "cpu") -> dic
         "best_epoch": learned.best_epoch if isinstance(learned, Tuned) else None,
         "parameters": sum(p.numel() for p in learner.parameters()),
         "seconds": seconds,
-        "key": wanted.key(),
+        "key": key,
         "versions": " ".join(f"{k}={v}" for k, v in experiment.versions().items()),
     }
-    folder = wanted.folder(root)
-    checkpoints.save_checkpoint(folder, wanted.epochs, learner.state_dict(), {"key": wanted.key()})
+    if wanted.key() != key:
+        raise SettingError(f"{wanted.dataset} changed while {folder.name} ran: run it again")
+    checkpoints.save_checkpoint(folder, wanted.epochs, learner.state_dict(), {"key": key})
     write_json(folder / "result.json", row)
     return row
 
@@ -235,7 +227,7 @@ def restore(wanted: Baseline, root: Path = Path("runs"), device: str = "cpu") ->
     Raises:
         SettingError: if the run is not finished, or is a linear probe, which leaves the classifier as it is.
     """
-    if wanted.method != "fine-tune" or read_result(wanted, root) is None:
+    if wanted.method != "fine-tune" or experiment.read_result(wanted, root) is None:
         raise SettingError(f"there is no finished fine-tuning in {wanted.folder(root)}: run it first")
     classifier = experiment.load_classifier(wanted.frozen(), device)
     classifier.visual.load_state_dict(checkpoints.load_checkpoint(wanted.folder(root), wanted.epochs)[0])

@@ -154,7 +154,7 @@ class FrozenClip(nn.Module):
                 f"template is {template!r}, but it must hold exactly one {{}} for the class name"
             )
         source = resolve_model(name)
-        if ":" not in source and source not in open_clip.list_models():
+        if not source.startswith("local-dir:") and source not in open_clip.list_models():
             raise ValueError(
                 f"model is {name!r}, but it is small-clip, a name of open_clip's, or local-dir:FOLDER"
             )

@@ -132,7 +132,7 @@ def table(args: argparse.Namespace) -> None:
         at_default = [r for r in found if int(r["prompt_px"]) == presets.DEFAULT_FRAME_PX]
         lines: list[dict[str, Any]] = sweeps.ranking(at_default, method)
     elif args.number in effects.TABLES:
-        lines = effects.TABLES[args.number](rows)
+        lines = effects.table(args.number, rows)
     elif args.number != "2":
         study = studies.TABLES[args.number]
         lines = tables.ablation_matrix(rows, study, studies.own_value(study))
@@ -154,8 +154,7 @@ def figure(args: argparse.Namespace) -> None:
 
 def reproduce(args: argparse.Namespace) -> None:
     """Run the whole notebook series, from zero-shot to the paper's figures and tables; what is finished is kept."""
-    wanted = [n for n in series.series() if not args.only or n.stem[:2] in args.only]
-    reruns = series.reproduce(args.root, wanted, device=args.device)
+    reruns = series.reproduce(args.root, series.series(args.only), device=args.device)
     for r in reruns:
         told = (
             f"{r.result()['seconds']:.0f} s" + ("" if r.repeated else " (kept)") if not r.error else "failed"
@@ -219,8 +218,9 @@ def parser() -> argparse.ArgumentParser:
 
     printed, drawn = command(table), command(figure)
     told = "2: accuracy against the width of the frame"
+    others = "1: every method; 3: their price; effects; masks; search-*: candidates; the others: ablations"
     names = ("2", *studies.TABLES, *effects.TABLES, *SEARCHES)
-    printed.add_argument("number", choices=names, help=told + "; the others: ablations")
+    printed.add_argument("number", choices=names, help=f"{told}; {others}")
     drawn.add_argument("number", choices=tuple(FIGURES), help=told + "; masks: where the prompt lies")
     for shipped in (printed, drawn):
         shipped.add_argument("--world", default="embedded", choices=tuple(tables.RESULTS))

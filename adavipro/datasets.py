@@ -1,7 +1,6 @@
 """Data sets and their splits: decoded images in memory, labels, and the true objects where they are known."""
 
 import functools
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,11 +36,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def fingerprint(self) -> str:
-        """A short sha256 of images and labels: two splits with the same one are the same."""
-        content = self.images.numpy().tobytes() + self.labels.numpy().tobytes()
-        return hashlib.sha256(content).hexdigest()[:16]
 
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {

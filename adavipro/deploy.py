@@ -1,5 +1,6 @@
 """A trained prompt in front of its frozen classifier: saved as one folder, loaded, applied to any image."""
 
+import copy
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -55,7 +56,7 @@ class PromptedClassifier(nn.Module):
 
     def __init__(self, classifier: FrozenClip, method: AdaViPro, run: Experiment) -> None:
         super().__init__()
-        self.classifier, self.method = classifier, method.requires_grad_(False)
+        self.classifier, self.method = classifier, copy.deepcopy(method).requires_grad_(False)
         self.made_of = _made_of(run, classifier)
 
     @classmethod
@@ -121,7 +122,11 @@ class PromptedClassifier(nn.Module):
                 f"there is no classifier in {folder}: save one with PromptedClassifier.save"
             )
         tensors, manifest = checkpoints.load_checkpoint(Path(folder), saved[0])
-        if not isinstance(manifest, dict) or manifest.get("kind") != KIND or "made_of" not in manifest:
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("kind") != KIND
+            or not isinstance(manifest.get("made_of"), dict)
+        ):
             raise CheckpointError(
                 f"{folder} holds no {KIND}, but something else: give a folder that PromptedClassifier.save wrote"
             )
@@ -131,9 +136,12 @@ class PromptedClassifier(nn.Module):
                 f"{FORMAT}: use the release that wrote it, or save it anew"
             )
         there = manifest["made_of"]
-        run = from_mapping(Experiment, {k: v for k, v in there.items() if k not in SEEN_IN_CLASSIFIER})
-        names = there.get("class_names", [])
-        classifier = FrozenClip.load(run.model, names, run.pretrained, run.template, device)
+        try:
+            run = from_mapping(Experiment, {k: v for k, v in there.items() if k not in SEEN_IN_CLASSIFIER})
+            names = there.get("class_names", [])
+            classifier = FrozenClip.load(run.model, names, run.pretrained, run.template, device)
+        except (ValueError, TypeError, OSError) as error:
+            raise CheckpointError(f"the classifier in {folder} cannot be built here: {error}") from error
         here = _made_of(run, classifier)
         differ = [
             f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"

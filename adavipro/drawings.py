@@ -20,31 +20,25 @@ from adavipro.prompts import frame_support
 from adavipro.seeds import generator
 
 
-def frames_figure(
-    images: Tensor, widths_px: Sequence[int], template: Tensor | None = None, seed: int = 0
-) -> Figure:
+def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Figure:
     """Images under frames of growing width: a row an image, a column a width (the paper's Figure 1).
 
-    The frame is added after CLIP's normalisation and the sum is clipped for the screen only.
+    The frame is a template as VP's training starts from it, N(0, 1), added after CLIP's normalisation; the sum is
+    clipped for the screen only.
 
     Args:
         images: uint8 (b, 3, s, s).
         widths_px: widths on each side; 0 shows the images as they are.
-        template: what is added, in normalised units, (1, 3, s, s); none: a template as VP's training starts from it,
-            N(0, 1).
-        seed: of that start.
+        seed: of the template.
 
     Raises:
-        ValueError: if the images, a width or the template do not fit.
+        ValueError: if the images or a width do not fit.
     """
     side = images.shape[-1]
     if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}, expected uint8 (b, 3, s, s)")
-    if template is None:
-        template = torch.randn(1, 3, side, side, generator=generator(seed, "template"))
-    if tuple(template.shape) != (1, 3, side, side):
-        raise ValueError(f"template has shape {tuple(template.shape)}, expected (1, 3, {side}, {side})")
-    added = template.detach().cpu() * torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1)
+    template = torch.randn(1, 3, side, side, generator=generator(seed, "template"))
+    added = template * torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1)
     count, columns = len(images), len(widths_px)
     figure = Figure(figsize=(1.25 * columns + 0.1, 1.25 * count + 0.3), layout="constrained")
     grid = figure.subplots(count, columns, squeeze=False)

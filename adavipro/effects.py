@@ -177,6 +177,8 @@ def price_table(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
     lines = []
     for method, title in TABLE_1.items():
         own = [r for r in rows if r["method"] == method]
+        if not own:
+            continue
         seconds = [float(r["seconds"]) for r in own if r["seconds"]]
         lines.append(
             {
@@ -206,3 +208,15 @@ def ablation_value(study: str, text: str) -> Any:
 
 # What `adavipro table` computes from the results, by name.
 TABLES = {"1": main_table, "3": price_table, "effects": effects, "masks": mask_table}
+
+
+def table(name: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Compute a table of TABLES.
+
+    Raises:
+        ValueError: if the results lack a column or a run that it needs.
+    """
+    try:
+        return TABLES[name](rows)
+    except LookupError as error:
+        raise ValueError(f"the results hold no {error}, which table {name} needs") from None

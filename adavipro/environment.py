@@ -5,6 +5,7 @@ import importlib.metadata
 import sys
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 PAIR = ("torch", "torchvision")  # work only as a pair of one release
 
@@ -59,7 +60,12 @@ def report() -> list[dict[str, str]]:
     """A row for Python and each package: what is needed, what is installed, how to mend it."""
     needed = importlib.metadata.metadata("adavipro")["Requires-Python"]
     python = sys.version.split()[0]
-    rows = [{"what": "Python", "for": "all", "needed": needed, "installed": python, "to mend": ""}]
+    mend = (
+        ""
+        if SpecifierSet(needed).contains(python)
+        else f"install Python {needed} and make the environment anew"
+    )
+    rows = [{"what": "Python", "for": "all", "needed": needed, "installed": python, "to mend": mend}]
     for requirement in _requirements():
         version, command = _state(requirement)
         rows.append(

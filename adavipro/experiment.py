@@ -112,7 +112,7 @@ def report_test(experiment: Experiment, classifier: FrozenClip, method: AdaViPro
     return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test", classifier.image_px))
 
 
-def read_result(experiment: Experiment, root: Path) -> dict[str, Any] | None:
+def read_result(experiment: Any, root: Path) -> dict[str, Any] | None:
     """The result of a finished run; None where it is not finished. Finished is result.json with the run's key."""
     path = experiment.folder(root) / "result.json"
     try:

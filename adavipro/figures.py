@@ -1,5 +1,6 @@
 """Results and pictures as matplotlib figures (object-oriented, no global state)."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from adavipro.classifiers import FrozenClip
+from adavipro.files import write_atomically
 from adavipro.method import AdaViPro
 from adavipro.studies import own_value
 from adavipro.tables import MEAN, ablation_matrix, of_studies, summarise, with_mean
@@ -32,7 +34,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for target in paths:
-        figure.savefig(target, dpi=120, bbox_inches="tight")
+        content = io.BytesIO()
+        figure.savefig(content, format=target.suffix[1:], dpi=120, bbox_inches="tight")
+        write_atomically(target, content.getvalue())
     return paths
 
 

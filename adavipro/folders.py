@@ -160,8 +160,18 @@ def fingerprint(path: Path) -> str:
     """sha256 of all that a folder's data set depends on: relative paths, files' bytes, and classes.json."""
     listing = list_folder(path)
     files = sorted(file for split in listing.files.values() for file, _ in split)
-    lines = [f"{_sha256(file)} {file.relative_to(path)}" for file in files]
-    return hashlib.sha256("\n".join([*lines, *listing.class_names]).encode()).hexdigest()
+    lines, unreadable = [], []
+    for file in files:
+        try:
+            lines.append(f"{_sha256(file)} {file.relative_to(path)}")
+        except OSError as error:
+            unreadable.append(f"{file.relative_to(path)} ({error.strerror})")
+    if unreadable:
+        raise SettingError(
+            f"{path} has files that cannot be read: {', '.join(unreadable)}; mend or remove them"
+        )
+    content = "\n".join([*lines, *listing.class_names])
+    return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()
 
 
 def load(path: Path, image_px: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from adavipro.classifiers import weights_sha256
+from adavipro.classifiers import data_folder
 from adavipro.files import canonical_json
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -35,29 +36,36 @@ class Rerun:
         return json.loads((self.folder / "result.json").read_text())
 
 
-def series() -> list[Path]:
+def series(numbers: Iterable[str] | None = None) -> list[Path]:
     """The notebooks in the order of the series.
 
+    Args:
+        numbers: only these, as "05"; none: all.
+
     Raises:
-        ValueError: where there are none, as in a wheel.
+        ValueError: where there are none, as in a wheel, or a number is none of theirs.
     """
-    found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if not found:
         raise ValueError(f"there are no notebooks in {NOTEBOOKS}: run this in a checkout of the project")
-    return found
+    chosen = list(found) if numbers is None else list(numbers)
+    for wrong in (n for n in chosen if n not in found):
+        raise ValueError(f"there is no notebook {wrong!r}: the numbers are {', '.join(found)}")
+    return [found[n] for n in chosen]
 
 
 def key(notebook: Path, parameters: dict[str, Any]) -> str:
-    """Hash of a notebook's code, its parameters, the module and the small CLIP: the same key is the same rerun."""
+    """Hash of a notebook's code, its parameters, the module and all that ships: the same key is the same rerun."""
     cells = json.loads(notebook.read_text())["cells"]
-    module = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        module.update(path.read_bytes())
+    behind = hashlib.sha256()
+    for path in sorted(
+        [*Path(__file__).parent.rglob("*.py"), *filter(Path.is_file, data_folder().rglob("*"))]
+    ):
+        behind.update(path.read_bytes())
     content = {
         "cells": ["".join(c["source"]) for c in cells if c["cell_type"] == "code"],
         "parameters": parameters,
-        "module": module.hexdigest(),
-        "weights": weights_sha256("small-clip"),
+        "behind": behind.hexdigest(),
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
@@ -89,12 +97,14 @@ def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float
     if finished(folder):
         return Rerun(notebook.stem, folder, repeated=False)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
-    running = folder / "running.ipynb"
+    for name in ("result.json", "notebook.ipynb"):
+        (folder / name).unlink(missing_ok=True)
+    running = folder / f"running-{os.getpid()}.ipynb"
     command = papermill(notebook, running, {**parameters, "runs": str(runs.resolve()), "out": str(folder)})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-        wrong = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        told = done.stderr.strip().splitlines() or [f"papermill ended with code {done.returncode}"]
+        wrong = told[-1:] if done.returncode else []
     except subprocess.TimeoutExpired:
         wrong = [f"stopped after {limit_s:.0f} s"]
     if not wrong and not (folder / "result.json").exists():

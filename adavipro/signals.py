@@ -20,18 +20,22 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._former = {s: signal.signal(s, self._note) for s in REQUESTS}
+            heard = [s for s in REQUESTS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._former = {s: signal.signal(s, self._note) for s in heard}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and self.asked is not None:
+            self.end()
         self._restore()
 
     def end(self) -> NoReturn:
         """End as was asked: KeyboardInterrupt for SIGINT, exit code 143 for SIGTERM."""
         self._restore()
-        if self.asked == signal.SIGINT:
+        asked, self.asked = self.asked, None
+        if asked == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signal.SIGTERM)
 

@@ -176,7 +176,10 @@ def sweep(
                 index = tasks[task]
                 try:
                     rows[index] = task.result()
-                except Exception as error:  # recorded, not hidden: the rest of the grid goes on
+                except (
+                    Exception,
+                    SystemExit,
+                ) as error:  # recorded, not hidden; SIGTERM ends a worker's run so
                     errors[runs[index].folder(root).name] = f"{type(error).__name__}: {error}"
         except BaseException:
             dispatcher.shutdown(wait=False, cancel_futures=True)

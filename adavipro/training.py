@@ -106,7 +106,8 @@ def fit(
         folder: where checkpoints go.
         identity: what a checkpoint must carry to belong to this run (its settings' hash, class names).
         resume: go on from the newest sound checkpoint in `folder`; an error where there is none.
-        watch: called after each epoch, when it is saved, with the method as it is and the metrics so far.
+        watch: called after each epoch, before it is saved, with the method as it is and the metrics so far; so a run
+            that was killed and resumed has been watched in every epoch.
 
     Raises:
         CheckpointError: if a checkpoint to resume from is missing, damaged or another run's.
@@ -168,9 +169,9 @@ def fit(
                 if shown.accuracy > state.best_accuracy:
                     state.best_epoch, state.best_accuracy = epoch, shown.accuracy
                     best = {k: p.detach().clone() for k, p in method.named_parameters()}
-                save_progress(folder, method, optimizer, best, state, identity)
                 if watch is not None:
                     watch(method, state.history)
+                save_progress(folder, method, optimizer, best, state, identity)
                 bar.set_postfix_str(
                     f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
                 )

@@ -129,7 +129,8 @@ def mask_explorer(classifier: FrozenClip, method: AdaViPro, images: Tensor, labe
             region.description = "on" if region.value else "off" if not region.disabled else ""
         line = f"{sum(region.value for region in regions)} of {sum(live)} regions on"
         for name, scores in (("zero-shot", before[i]), ("prompted", after)):
-            line += f"; {name}: {names[int(scores.argmax())]} ({scores.max():.1%}), true class {scores[truth]:.1%}"
+            found = html.escape(names[int(scores.argmax())])
+            line += f"; {name}: {found} ({scores.max():.1%}), true class {scores[truth]:.1%}"
         return drawings.explain_figure(classifier, method, images[i], truth, decisions), line
 
     picture = _Picture(draw, *regions)

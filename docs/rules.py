@@ -20,7 +20,7 @@ NEEDS = re.compile(
 )
 SLACK = 1.6  # how far what a run took may be from what its notebook says
 WIDGET = "application/vnd.jupyter.widget"
-ABSOLUTE = re.compile(r"(?<![\w./:<~\\-])(?:/[\w.-]+){2,}|\b[A-Za-z]:\\\w[^\s\"']*")
+ABSOLUTE = re.compile(r"(?<![\w./:<~\\-])(?:/[\w.-]+){2,}|\b[A-Za-z]:[\\/]\w[^\s\"']*|\bfile:/+[^\s\"']+")
 
 
 def tagged(cell: NotebookNode, tag: str) -> bool:

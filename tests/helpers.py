@@ -89,11 +89,13 @@ def run_and_count(run: Experiment, root: Path, log: Path, die_before: str | None
 
 
 def fail_by_seed(run: Experiment, root: Path) -> dict[str, Any]:
-    """Work of a sweep: seed 1 raises, seed 2 kills its process, the others run."""
+    """Work of a sweep: seed 1 raises, seed 2 kills its process, seed 5 ends as SIGTERM does, the others run."""
     if run.seed == 1:
         raise RuntimeError("seed 1 does not work")
     if run.seed == 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    if run.seed == 5:
+        raise SystemExit(143)
     with small_splits():
         return sweeps.report_run(run, root)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adavipro import drawings
-from adavipro.prompts import FramePrompt, frame_support
+from adavipro.prompts import frame_support
 from adavipro.seeds import generator
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
@@ -35,26 +35,18 @@ def test_frames_figure_names_each_width_and_what_it_covers(pictures):
     assert [axes.get_title() for axes in top] == ["as it is", "8 px, 49% covered", "28 px, 100% covered"]
 
 
-def test_frames_figure_shows_a_template_that_is_given(pictures):
-    prompt = FramePrompt(56, 28, generator=generator(0, "other"))
-    figure = drawings.frames_figure(pictures, [28], template=prompt())
-    expected = (pictures / 255 + prompt().detach() * STD).clamp(0, 1)[1].permute(1, 2, 0)
-    assert drawn(figure.axes[1]).allclose(expected, atol=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("images", "widths", "template", "told"),
+    ("images", "widths", "told"),
     [
-        (torch.zeros(1, 3, 56, 56), [8], None, "expected uint8"),
-        (torch.zeros(3, 56, 56, dtype=torch.uint8), [8], None, "expected uint8"),
-        (torch.zeros(1, 3, 56, 48, dtype=torch.uint8), [8], None, "expected uint8"),
-        (torch.zeros(1, 3, 56, 56, dtype=torch.uint8), [29], None, "prompt_px is 29"),
-        (torch.zeros(1, 3, 56, 56, dtype=torch.uint8), [8], torch.zeros(1, 3, 8, 8), "template has shape"),
+        (torch.zeros(1, 3, 56, 56), [8], "expected uint8"),
+        (torch.zeros(3, 56, 56, dtype=torch.uint8), [8], "expected uint8"),
+        (torch.zeros(1, 3, 56, 48, dtype=torch.uint8), [8], "expected uint8"),
+        (torch.zeros(1, 3, 56, 56, dtype=torch.uint8), [29], "prompt_px is 29"),
     ],
 )
-def test_frames_figure_refuses_what_does_not_fit(images, widths, template, told):
+def test_frames_figure_refuses_what_does_not_fit(images, widths, told):
     with pytest.raises(ValueError, match=told):
-        drawings.frames_figure(images, widths, template)
+        drawings.frames_figure(images, widths)
 
 
 def test_grid_figure_shows_images_and_maps_with_zero_in_its_place(pictures, rng):

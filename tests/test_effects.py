@@ -74,3 +74,10 @@ def test_masks_are_told_with_their_collapsed_runs_and_the_cover_of_data_sets_tha
     assert lines["8"]["VP's object cover"] == "80.0 ± 0.0"
     assert [line["collapsed runs"] for line in lines.values()] == [*["0 of 6"] * 4, "1 of 6"]
     assert lines["28"]["regions on"].startswith("42.0 ±")  # 50, and (50 + 2 + 50) / 3
+
+
+@pytest.mark.parametrize("name", sorted(effects.TABLES.keys() - {"1"}))  # Table 1 leaves blanks
+def test_a_table_says_what_the_results_lack(name):
+    rows = [{"dataset": "digits", "method": "adavipro", "prompt_px": "8", "test_accuracy": "0.5"}]
+    with pytest.raises(ValueError, match=f"the results hold no .* which table {name} needs"):
+        effects.table(name, rows)

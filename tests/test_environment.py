@@ -79,3 +79,11 @@ def test_torch_and_torchvision_of_different_builds_are_one_sentence(installed, m
         "torch 2.13.0+cpu and torchvision 0.29.1 cannot be imported together (operator torchvision::nms does not "
         "exist): install a pair of one release with `pip install --force-reinstall torch torchvision`"
     )
+
+
+def test_an_old_python_is_named(monkeypatch):
+    monkeypatch.setattr(environment.sys, "version", "3.10.1 (main)")
+    with pytest.raises(
+        EnvironmentProblem, match=r"^Python is 3.10.1, needed >=3.11: install Python >=3.11 and"
+    ):
+        environment.require()

@@ -91,3 +91,20 @@ def test_figure_is_saved_as_png_and_svg(rows, tmp_path):
     with Image.open(png) as image:
         assert min(image.size) > 300
     assert "<svg" in svg.read_text()
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch, rows):
+    figure = figures.accuracy_figure(rows)
+    figures.save(figure, tmp_path / "a")
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(
+        OSError, match=r"could not write .*a.png: No space left on device; it needs [\d,]+ bytes"
+    ):
+        figures.save(figure, tmp_path / "a")
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.png", "a.svg"]

@@ -50,6 +50,8 @@ def test_notebooks_are_numbered_without_a_gap():
             "path of the machine that it ran on: /home/me/runs/a.png",
         ),
         (shown(stream(r"saved to C:\Users\me")), r"C:\Users\me"),
+        (shown(stream("saved to C:/Users/me")), "C:/Users/me"),
+        (shown(stream("see file:///home/me/x")), "file:///home/me/x"),
         (shown(new_output("display_data", data={"text/html": "<a>/tmp/x/y</a>"})), "/tmp/x/y"),
         (shown(new_output("display_data", data={"image/png": "A" * 500_000})), "500,000 is the most"),
         (shown(stream("1/2 and/or a/b/c, https://x.org/a/b, 3 / 4, runs/a/b, </b></a>\n")), None),

@@ -81,8 +81,31 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
 def test_the_series_is_in_order_and_a_wheel_without_notebooks_says_so(monkeypatch, tmp_path):
     numbers = [path.name[:2] for path in series.series()]
     assert numbers == [f"{i:02d}" for i in range(10)]
+    assert [path.name[:2] for path in series.series(["05", "02"])] == ["05", "02"]
+    with pytest.raises(ValueError, match="there is no notebook '5': the numbers are 00, 01, 02"):
+        series.series(["5"])
     monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
     with pytest.raises(
         ValueError, match=r"there are no notebooks in .*: run this in a checkout of the project"
     ):
         series.series()
+
+
+def test_a_papermill_that_was_killed_after_the_result_is_a_failure(tmp_path):
+    kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)"
+    notebook = write(tmp_path, "00_late", FINISH, kill)
+    failed = series.rerun(notebook, tmp_path / "runs", {})
+    assert failed.error
+    assert (failed.folder / "result.json").exists()
+    assert not series.finished(failed.folder)
+
+
+def test_data_that_ship_are_part_of_the_key(tmp_path, monkeypatch):
+    notebook = write(tmp_path, "00_fine", FINISH)
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setattr(series, "data_folder", lambda: data)
+    (data / "results.csv").write_text("1")
+    before = series.key(notebook, {})
+    (data / "results.csv").write_text("2")
+    assert series.key(notebook, {}) != before

@@ -106,3 +106,18 @@ def test_another_thread_leaves_the_handlers_alone():
     thread.start()
     thread.join()
     assert seen == [*before, None]
+
+
+def test_a_request_after_the_last_step_is_answered_too():
+    with pytest.raises(SystemExit), StopRequest():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.asked is None
+    finally:
+        signal.signal(signal.SIGINT, former)
