@@ -345,3 +345,11 @@ def test_price_figure_has_a_panel_a_data_set_and_every_method_at_its_count(shipp
 def test_tables_1_and_3_are_printed(capsys, number):
     main(["table", number])
     assert capsys.readouterr().out == tables.to_markdown(effects.TABLES[number](tables.read_results()))
+
+
+def test_data_that_change_while_a_baseline_learns_are_not_recorded(tmp_path, monkeypatch):
+    keys = iter(["before", "before", "before", "after"])
+    monkeypatch.setattr(Baseline, "key", lambda self: next(keys, "after"))
+    with pytest.raises(SettingError, match=r"^letters changed while .* ran: run it again$"):
+        baselines.run(tiny("linear-probe"), tmp_path)
+    assert not list(tmp_path.rglob("result.json"))

@@ -133,6 +133,10 @@ def test_pickle_is_not_executed(saved):
         (lambda s: s.pop("kind"), "holds no prompted classifier"),
         (lambda s: s.pop("made_of"), "holds no prompted classifier"),
         (lambda s: s["made_of"].pop("class_names"), "class_names is empty"),
+        (lambda s: s.update(made_of=[]), "holds no prompted classifier"),
+        (lambda s: s["made_of"].update(class_names=3), "cannot be built here"),
+        (lambda s: s["made_of"].update(model="local-dir:moved"), "cannot be built here: .*moved"),
+        (lambda s: s["made_of"].update(model="hf-hub:someone/else"), "model is 'hf-hub:someone/else', but"),
         (lambda s: s["made_of"].pop("relu"), "relu is None there and True here"),
         (lambda s: s["made_of"].update(width=3), "no setting 'width'"),
         (lambda s: s["made_of"].update(model="small_clip"), "model is 'small_clip'"),
@@ -183,3 +187,10 @@ def test_another_models_weights_are_refused(root, tmp_path, small_clip_folder):
     refused(
         tmp_path / "saved", r"does not fit what is here: weights_sha256 is '\w{64}' there and '\w{64}' here$"
     )
+
+
+def test_wrapping_a_method_leaves_the_callers_method_trainable(made):
+    method = experiment.build_method(tiny(), made.classifier)
+    wrapped = PromptedClassifier(made.classifier, method, tiny())
+    assert all(p.requires_grad for p in method.parameters())
+    assert not any(p.requires_grad for p in wrapped.method.parameters())

@@ -106,3 +106,12 @@ def test_d2_classes_of_a_plain_folder(pictures, change, told):
     change(pictures)
     with pytest.raises(ValueError, match=told):
         folders.list_folder(pictures)
+
+
+def test_d1_files_that_cannot_be_read_are_named_together(pictures):
+    for name in ("a.png", "b.png"):
+        (pictures / "forest" / name).symlink_to("nowhere.png")
+    with pytest.raises(
+        SettingError, match=r"cannot be read: forest/a\.png \(No such.*\), forest/b\.png \(No such"
+    ):
+        folders.fingerprint(pictures)
