@@ -68,6 +68,7 @@ def run_and_count(run: Experiment, root: Path, log: Path, die_before: str | None
         die_before: name of a file; the process kills itself when the file is written but not yet in its place.
     """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits an ignored one
     step, replace = training.train_step, os.replace
 
     def counted(*args: Any) -> tuple[float, int]:

@@ -30,6 +30,14 @@ def _small_splits():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """As in a terminal: a job in the background of a shell inherits an ignored SIGINT."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("whole")
