@@ -1,6 +1,7 @@
 """Results and pictures as matplotlib figures (object-oriented, no global state)."""
 
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,17 @@ def accuracy_figure(rows: Iterable[dict[str, Any]]) -> Figure:
     """Accuracy against frame width, a panel for each data set (the paper's Figure 2) and for their mean."""
     rows = with_mean(of_studies(rows, "main", "vp-tuned"))
     names = sorted({r["dataset"] for r in rows}, key=lambda name: (name == MEAN, name))
-    figure = Figure(figsize=(0.8 + 3.1 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(3, len(names))
+    lines_of_panels = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(0.8 + 3.1 * columns, 0.4 + 2.8 * lines_of_panels), layout="constrained")
+    panels = figure.subplots(lines_of_panels, columns, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=False):
         draw_against_width(axes, [r for r in rows if r["dataset"] == name])
         axes.set_title(name)
-    figure.axes[0].set_ylabel("test accuracy (%)")
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
     lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
     return figure
