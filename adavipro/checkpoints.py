@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +153,33 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             warnings.warn(f"{problem}; going on from step {step}", stacklevel=2)
         return loaded
     raise CheckpointError("no checkpoint is sound: " + "; ".join(problems))
+
+
+def settings_that_differ(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What is stored other than it is here, a phrase for each setting."""
+    return [
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+
+
+def tensors_that_differ(
+    found: dict[str, Tensor], wanted: Mapping[str, Tensor], optional: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with stored tensors, a phrase for each: missing, of another shape, not finite, or unknown.
+
+    Args:
+        wanted: tensors of the right names and shapes.
+        optional: names of further tensors that may be there.
+    """
+    differ = []
+    for name, p in wanted.items():
+        value = found.get(name)
+        if value is None:
+            differ.append(f"tensor {name} is missing")
+        elif value.shape != p.shape:
+            differ.append(f"tensor {name} has shape {tuple(value.shape)} there, {tuple(p.shape)} here")
+        elif not value.isfinite().all():
+            differ.append(f"tensor {name} holds values that are not finite")
+    return differ + [f"tensor {n} is unknown" for n in sorted(found.keys() - wanted.keys() - set(optional))]

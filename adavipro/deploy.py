@@ -143,15 +143,12 @@ class PromptedClassifier(nn.Module):
         except (ValueError, TypeError, OSError) as error:
             raise CheckpointError(f"the classifier in {folder} cannot be built here: {error}") from error
         here = _made_of(run, classifier)
-        differ = [
-            f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-            for key in sorted(there.keys() | here.keys())
-            if there.get(key) != here.get(key)
-        ]
+        differ = checkpoints.settings_that_differ(there, here)
         method = None
         if there.get("image_px") == here["image_px"]:
             method = experiment.build_method(run, classifier)
-            differ += _tensors_differ(tensors, method)
+            wanted = dict(method.named_parameters()) if method is not None else {}
+            differ += checkpoints.tensors_that_differ(tensors, wanted)
         if differ or method is None:
             raise CheckpointError(
                 f"the classifier in {folder} does not fit what is here: {'; '.join(differ)}"
@@ -178,17 +175,3 @@ def _made_of(run: Experiment, classifier: FrozenClip) -> dict[str, Any]:
     )
     built_by = {k: v for k, v in asdict(run).items() if k in BUILT_BY}
     return built_by | dict(zip(SEEN_IN_CLASSIFIER, seen, strict=True))
-
-
-def _tensors_differ(tensors: dict[str, Tensor], method: AdaViPro | None) -> list[str]:
-    """What is wrong with the tensors of a method, a phrase each."""
-    wanted = dict(method.named_parameters()) if method is not None else {}
-    differ = [f"tensor {name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
-    differ += [f"tensor {name} is unknown" for name in sorted(tensors.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        if tensors[name].shape != wanted[name].shape:
-            shapes = f"{tuple(tensors[name].shape)} there, {tuple(wanted[name].shape)} here"
-            differ.append(f"tensor {name} has shape {shapes}")
-        elif not tensors[name].isfinite().all():
-            differ.append(f"tensor {name} holds values that are not finite")
-    return differ

@@ -67,26 +67,16 @@ def load_progress(
     """
     tensors, settings = checkpoints.load_newest(folder)
     stored = settings["identity"]
-    differ = [
-        f"{key} is {stored.get(key)!r} there and {identity.get(key)!r} here"
-        for key in sorted(stored.keys() | identity.keys())
-        if stored.get(key) != identity.get(key)
-    ]
+    differ = checkpoints.settings_that_differ(stored, identity)
     parameters = dict(method.named_parameters())
     moving = {p for group in optimizer.param_groups if group["momentum"] for p in group["params"]}
-    for prefix in ("now", "best", "momentum"):
-        for name, p in parameters.items():
-            if prefix == "momentum" and p not in moving:
-                continue
-            value = tensors.get(f"{prefix}.{name}")
-            if value is None:
-                differ.append(f"tensor {prefix}.{name} is missing")
-            elif value.shape != p.shape:
-                differ.append(f"{prefix}.{name} has shape {tuple(value.shape)} there, {tuple(p.shape)} here")
-            elif not value.isfinite().all():
-                differ.append(f"{prefix}.{name} holds values that are not finite")
-    expected = {f"{kind}.{name}" for kind in ("now", "best", "momentum") for name in parameters}
-    differ += [f"tensor {name} is unknown" for name in sorted(tensors.keys() - expected)]
+    wanted = {
+        f"{prefix}.{name}": p
+        for prefix in ("now", "best", "momentum")
+        for name, p in parameters.items()
+        if prefix != "momentum" or p in moving
+    }
+    differ += checkpoints.tensors_that_differ(tensors, wanted, [f"momentum.{name}" for name in parameters])
     if differ:
         raise checkpoints.CheckpointError(
             f"the checkpoint in {folder} belongs to another run: {'; '.join(differ)}"
