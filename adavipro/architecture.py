@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.figures import to_picture
 from adavipro.masks import MaskGenerator
 from adavipro.method import AdaViPro
@@ -39,7 +39,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 @torch.no_grad()
-def architecture_figure(classifier: FrozenClip, method: AdaViPro, image: Tensor) -> Figure:
+def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: Tensor) -> Figure:
     """One image through AdaViPro, a panel for each tensor on its way; what learns has a heavy border.
 
     Args:

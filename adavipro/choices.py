@@ -26,4 +26,11 @@ class OpenChoices:
     random_share: float | None = setting(
         None, "no generator: each region on with this probability, whatever the image", low=0, high=1
     )
+    where: str = setting(
+        "gumbel",
+        "what decides on a region: gumbel, the paper's; as controls sigmoid, the same generator with soft masks and no "
+        "noise, or smm, SMM's masks of three channels",
+        choices=("gumbel", "sigmoid", "smm"),
+        later=True,
+    )
     generator_momentum: float = setting(0.9, "momentum of SGD for the mask generator", low=0, high=0.9999)

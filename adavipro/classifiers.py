@@ -1,6 +1,7 @@
 """Frozen image classifiers: normalised images in, class scores out."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adavipro.embeddings import class_embeddings
+from adavipro.networks import building, check_clip, check_preprocessing, quicken
 from adavipro.settings import SettingError
 
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
@@ -25,18 +28,26 @@ def resolve_model(name: str) -> str:
     return f"local-dir:{data_folder() / 'small_clip'}" if name == "small-clip" else name
 
 
-def weights_sha256(model: str) -> str | None:
-    """sha256 of a model's weight file where it lies in a local folder; None where open_clip fetches it by tag."""
-    source = resolve_model(model)
-    if not source.startswith("local-dir:"):
+def weights_file(model: str) -> Path | None:
+    """The weight file of a model in a local folder; None where a library fetches it by tag.
+
+    Raises:
+        SettingError: if the folder holds none; only safetensors are read, a pickle never.
+    """
+    kind, folder, path = resolve_model(model).partition("local-dir:")
+    if not folder or kind not in ("", "timm:"):
         return None
-    path = Path(source.removeprefix("local-dir:")) / "open_clip_model.safetensors"
-    if not path.exists():
-        raise ValueError(
-            f"model is {model!r}, but {path} does not exist: train it with `make pretrain`, or install the project "
-            "again"
-        )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    file = Path(path) / ("model.safetensors" if kind else "open_clip_model.safetensors")
+    if not file.exists():
+        way_out = "install the project again" if model == "small-clip" else "give a folder that holds it"
+        raise SettingError(f"model is {model!r}, but {file} does not exist: {way_out}")
+    return file
+
+
+def weights_sha256(model: str) -> str | None:
+    """sha256 of a model's weight file where it lies in a local folder; None where a library fetches it by tag."""
+    file = weights_file(model)
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def check_device(device: str) -> None:
@@ -48,7 +59,7 @@ def check_device(device: str) -> None:
         raise SettingError(f"device is {device!r}, which torch cannot use here: {told}") from None
 
 
-def clean_class_names(names: list[str] | tuple[str, ...]) -> list[str]:
+def clean_class_names(names: Sequence[str]) -> list[str]:
     """Lower case, "_" and "-" to spaces, as VP does; two names that become one are an error.
 
     Raises:
@@ -67,41 +78,92 @@ def clean_class_names(names: list[str] | tuple[str, ...]) -> list[str]:
     return cleaned
 
 
-class PatchEmbedding(nn.Module):
-    """A ViT's first convolution (kernel = stride) as one matrix product: its input gradient is fast on a CPU."""
+class FrozenClassifier(nn.Module):
+    """An image classifier in which nothing learns: its weights take no gradient, and it stays in evaluation mode.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Args:
+        visual: the network, normalised images (b, 3, h, w) to (b, d).
+        class_names: the k names, in order.
+        mean, std: (1, 3, 1, 1), of the images' normalisation.
+        image_px: side of the images that the network takes.
+        name: the model's name, as in an experiment's settings.
+    """
+
+    mean: Tensor
+    std: Tensor
+    precision = torch.float32  # of the network's numbers; logits are float32 whatever it is
+
+    def __init__(
+        self, visual: Any, class_names: list[str], mean: Tensor, std: Tensor, image_px: int, name: str
+    ) -> None:
         super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-        self.side = int(conv.stride[0])
+        self.visual = visual
+        self.class_names, self.image_px, self.name = class_names, image_px, name
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for: the classifier is frozen."""
+        return super().train(False)
+
+    def compile_tower(self, backend: str = "inductor") -> None:
+        """Have torch compile the network at its first call; names of weights stay as they are."""
+        self.visual.compile(backend=backend)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn images in [0, 1], or uint8 ones, (b, 3, h, w), into what the network takes."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        elif not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
+            low, high = images.amin().item(), images.amax().item()
+            raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
+        return (images - self.mean) / self.std
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """What the network makes of normalised images (b, 3, h, w), in its precision: float32 (b, d)."""
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not torch.float32):
+            return self.visual(images).float()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Turn the network's outputs (b, d) into logits (b, k)."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed each patch: (b, 3, h, w) to (b, d, h / side, w / side)."""
-        b, c, h, w = images.shape
-        s = self.side
-        patches = images.view(b, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        """Score normalised images (b, 3, h, w). Returns float32 logits (b, k)."""
+        return self.scores(self.outputs(images))
+
+    def mapping_index(self) -> list[int] | None:
+        """Which output of the network stands for each class; None where classes have no such output."""
+        return None
+
+    def use_mapping(self, index: list[int] | None) -> None:
+        """Take over an index that `mapping_index` gave; None is the one it starts with."""
+
+    def refresh_mapping(self, method: Callable[[Tensor], Any] | None, train: Any, epoch: int) -> None:
+        """Find the mapping anew where it is due; called at the start of each epoch.
+
+        Args:
+            method: prompts normalised images as they are prompted at inference; None leaves them as they are.
+            train: the training split.
+            epoch: the epoch that starts.
+        """
 
 
-class FrozenClip(nn.Module):
-    """A CLIP image tower with its class embeddings, computed once; nothing in it learns.
+class FrozenClip(FrozenClassifier):
+    """A CLIP image tower with its class embeddings, computed once.
 
-    Scores are logit_scale * cosine(f_v(x), f_t("This is a photo of a {c}")), as in VP (Eq. 1). Weights take no
-    gradient, and train() leaves it in evaluation mode.
+    Scores are logit_scale * cosine(f_v(x), f_t("This is a photo of a {c}")), as in VP (Eq. 1).
 
     Args:
         model: an open_clip model.
         class_embeddings: unit vectors (k, d).
-        class_names: the k names, in order.
-        mean, std: (3,) of the images' normalisation.
-        image_px: side of the images that the tower takes.
-        name: the model's name, as in an experiment's settings.
+        class_names, mean, std, image_px, name: as for every FrozenClassifier.
     """
 
     class_embeddings: Tensor
     scale: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -113,76 +175,55 @@ class FrozenClip(nn.Module):
         image_px: int,
         name: str,
     ) -> None:
-        super().__init__()
-        self.visual: Any = model.visual
-        conv = getattr(self.visual, "conv1", None)
-        if (
-            isinstance(conv, nn.Conv2d)
-            and conv.kernel_size == conv.stride
-            and conv.stride[0] == conv.stride[1]
-            and (conv.padding, conv.dilation, conv.groups) == ((0, 0), (1, 1), 1)
-        ):
-            self.visual.conv1 = PatchEmbedding(conv)
-        self.class_names, self.image_px, self.name = class_names, image_px, name
+        quicken(model.visual)
+        super().__init__(model.visual, class_names, mean, std, image_px, name)
         self.register_buffer("class_embeddings", class_embeddings)
         self.register_buffer("scale", model.logit_scale.detach().exp())
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.requires_grad_(False)
-        self.eval()
 
     @classmethod
     def load(
         cls,
         name: str,
-        class_names: list[str] | tuple[str, ...],
+        class_names: Sequence[str],
         pretrained: str | None = None,
         template: str = PHOTO_TEMPLATE,
         device: str | torch.device = "cpu",
     ) -> Self:
         """Load a CLIP through open_clip's factory and embed the class names.
 
+        Images get open_clip's mean and std; they are decoded as `decoding.to_tensor` does, bicubic and from the centre.
+
         Args:
             name: "small-clip", any open_clip model ("ViT-B-32-quickgelu"), or "local-dir:FOLDER".
-            pretrained: open_clip's tag of the weights ("openai"); None where the folder holds them.
+            pretrained: open_clip's tag of the weights ("openai"); None where the folder holds them; "random" for an
+                untrained network, whose weights are the same for everyone: for tests, controls and measuring speed.
             template: text with one {} for the class name.
+
+        Raises:
+            SettingError: if name, weights and our way to decode images do not go together, before anything is
+                fetched; or if the weights cannot be had.
         """
         check_device(str(device))
         names = clean_class_names(class_names)
         if "{}" not in template or template.count("{") + template.count("}") != 2:
-            raise ValueError(
-                f"template is {template!r}, but it must hold exactly one {{}} for the class name"
-            )
-        source = resolve_model(name)
-        if not source.startswith("local-dir:") and source not in open_clip.list_models():
-            raise ValueError(
-                f"model is {name!r}, but it is small-clip, a name of open_clip's, or local-dir:FOLDER"
-            )
-        model = open_clip.create_model(source, pretrained=pretrained, require_pretrained=True)
-        model.eval()
-        tokens = open_clip.get_tokenizer(source)([template.format(n) for n in names])
-        with torch.no_grad():
-            embeddings = model.encode_text(tokens, normalize=True)
+            raise ValueError(f"template is {template!r}, but it needs exactly one {{}} for the class name")
+        source, trained = resolve_model(name), pretrained != "random"
+        weights_file(name)  # refuses a folder without
+        check_clip(name, source, pretrained)
+        with building(name, pretrained):
+            tag = pretrained if trained else None
+            model = open_clip.create_model(
+                source, tag, load_weights=trained, require_pretrained=trained, pretrained_text=False
+            ).eval()
+            tokens = open_clip.get_tokenizer(source)([template.format(n) for n in names])
         settings = open_clip.get_model_preprocess_cfg(model)
+        check_preprocessing(name, settings)
         mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
         size = model.visual.image_size
         image_px = size[0] if isinstance(size, tuple) else size
+        embeddings = class_embeddings(model, tokens, open_clip.get_model_config(source))
         return cls(model, embeddings, names, mean, std, image_px, name).to(device)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for: the classifier is frozen."""
-        return super().train(False)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Turn images in [0, 1], or uint8 ones, (b, 3, h, w), into what the tower takes."""
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        elif not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
-            low, high = images.amin().item(), images.amax().item()
-            raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
-        return (images - self.mean) / self.std
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Score normalised images (b, 3, h, w). Returns logits (b, k)."""
-        features = F.normalize(self.visual(images), dim=-1)
-        return self.scale * features @ self.class_embeddings.T
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Turn image features (b, d) into logits (b, k)."""
+        return self.scale * F.normalize(outputs, dim=-1) @ self.class_embeddings.T

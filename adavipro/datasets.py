@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adavipro import folders
+from adavipro import decoded, folders, nine
 from adavipro.classifiers import data_folder
 from adavipro.embedded import scenes
 from adavipro.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
@@ -17,14 +17,14 @@ from adavipro.seeds import generator
 from adavipro.settings import SettingError
 
 SIZES = {"train": 2000, "val": 600, "test": 1000}
-IMAGE_PX = 56  # of the embedded data sets; a folder's images take the model's size
+IMAGE_PX = 56  # of the embedded data sets; all others take the model's size
 VERSION = 1  # of what is drawn: raise it when a picture changes, so that no old run passes for a new one
 DRAWING_SEED = 2403  # of the embedded data sets: they are the same for everyone
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split, in memory.
+    """Images of one split, in memory or mapped into it.
 
     images: uint8 (n, 3, h, w). objects: uint8 (n, 1, h, w), how much of each pixel is object (255 is all of it);
     None where the data set knows no object. labels: int64 (n,).
@@ -52,13 +52,12 @@ _DRAW: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None
 
 
 def check_name(name: str) -> None:
-    """Raise a SettingError where `name` is neither an embedded data set nor "folder:PATH" with a folder there."""
+    """Raise a SettingError where `name` is no data set: not embedded, none of the nine, and no "folder:PATH"."""
     if folders.is_folder(name):
         folders.path_of(name)
-    elif name not in CLASS_NAMES:
-        raise SettingError(
-            f"dataset is {name!r}, but the data sets are: {', '.join(CLASS_NAMES)}, folder:PATH"
-        )
+    elif name not in CLASS_NAMES and name not in nine.SPECS:
+        known = ", ".join([*CLASS_NAMES, *nine.SPECS])
+        raise SettingError(f"dataset is {name!r}, but the data sets are: {known}, folder:PATH")
 
 
 def class_names(name: str) -> tuple[str, ...]:
@@ -66,12 +65,22 @@ def class_names(name: str) -> tuple[str, ...]:
     check_name(name)
     if folders.is_folder(name):
         return tuple(folders.list_folder(folders.path_of(name)).class_names)
-    return CLASS_NAMES[name]
+    return nine.list_dataset(name).class_names if name in nine.SPECS else CLASS_NAMES[name]
 
 
 def version(name: str) -> int | str:
-    """What changes when a data set's content does: of a folder the hash of all that is in it."""
-    return folders.fingerprint(folders.path_of(name)) if folders.is_folder(name) else VERSION
+    """What changes when a data set's content does: a hash of what is in a folder, or of a listing of the nine."""
+    if folders.is_folder(name):
+        return folders.fingerprint(folders.path_of(name))
+    return nine.list_dataset(name).version if name in nine.SPECS else VERSION
+
+
+def split_source(name: str) -> str | None:
+    """Where a data set's splits come from, for results on others cannot be compared; None of an embedded one."""
+    check_name(name)
+    if folders.is_folder(name):
+        return folders.list_folder(folders.path_of(name)).split
+    return nine.list_dataset(name).split if name in nine.SPECS else None
 
 
 def slug(name: str) -> str:
@@ -83,17 +92,17 @@ def slug(name: str) -> str:
 
 def check_image_px(name: str, image_px: int) -> None:
     """Raise a SettingError where a data set has no images of a model's size."""
-    if not folders.is_folder(name) and image_px != IMAGE_PX:
+    if name in CLASS_NAMES and image_px != IMAGE_PX:
         raise SettingError(
             f"the model takes images of {image_px} px, but data set {name!r} has images of {IMAGE_PX} px"
         )
 
 
 def load_split(name: str, split: str, image_px: int = IMAGE_PX) -> Split:
-    """Load one split ("train", "val", "test") of a data set, from memory where it has not changed.
+    """Load one split ("train", "val", "test") of a data set, from memory or a mapped file where it has not changed.
 
     Args:
-        name: an embedded data set, or "folder:PATH" (see `adavipro.folders`).
+        name: an embedded data set, one of the nine (see `adavipro.nine`), or "folder:PATH" (see `adavipro.folders`).
         image_px: side of the images that the model takes.
     """
     check_name(name)
@@ -103,6 +112,10 @@ def load_split(name: str, split: str, image_px: int = IMAGE_PX) -> Split:
     if folders.is_folder(name):
         images, labels = folders.load(folders.path_of(name), image_px)[split]
         return Split(images, None, labels)
+    if name in nine.SPECS:
+        listing = nine.list_dataset(name)
+        labels = torch.tensor([label for _, label in listing.pictures[split]])
+        return Split(decoded.open_split(listing, name, split, image_px), None, labels)
     return draw_split(name, split)
 
 

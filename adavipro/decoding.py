@@ -10,6 +10,8 @@ from torch import Tensor
 from adavipro.settings import SettingError
 
 PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
+PLAIN_LIMIT = 178_956_970  # the same for plain decoding: where Pillow refuses by itself
+PLAIN_VERSION = 1  # of plain decoding: raise it when a pixel changes, so that nothing kept passes for the new
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
@@ -17,7 +19,7 @@ class ImageError(ValueError):
     """An image cannot be used; the message says why, without the file's name."""
 
 
-def to_tensor(source: bytes | Image.Image, image_px: int) -> Tensor:
+def to_tensor(source: bytes | Image.Image, image_px: int, plain: bool = False) -> Tensor:
     """Decode an image and give it a model's size, as CLIP's preprocessing does. Returns uint8 (3, image_px, image_px).
 
     Turned upright as its EXIF says, to RGB (transparency over white, 16 bit to 8, the first picture of several), the
@@ -25,19 +27,22 @@ def to_tensor(source: bytes | Image.Image, image_px: int) -> Tensor:
 
     Args:
         source: a file's content, or an image of Pillow's.
+        plain: neither turn it nor fill what is transparent, only convert it to RGB. Published results on public data
+            sets were computed so, and the pixels must be theirs.
 
     Raises:
-        ImageError: if it is damaged, no image, or larger than `PIXEL_LIMIT`. Nothing is put in its place.
+        ImageError: if it is damaged, no image, or larger than the limit. Nothing is put in its place.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise SettingError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which invents pixels: turn it off")
     try:
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
         short, long = sorted(image.size)
-        if max(short * long, image_px * image_px * long / short) > PIXEL_LIMIT:
+        limit = PLAIN_LIMIT if plain else PIXEL_LIMIT
+        if max(short * long, image_px * image_px * long / short) > limit:
             told = f"its {image.width} x {image.height} pixels are more than the limit"
-            raise ValueError(f"{told} of {PIXEL_LIMIT:,}, or would be with {image_px} px on the shorter side")
-        image = _to_rgb(ImageOps.exif_transpose(image))
+            raise ValueError(f"{told} of {limit:,}, or would be with {image_px} px on the shorter side")
+        image = image.convert("RGB") if plain else _to_rgb(ImageOps.exif_transpose(image))
         width, height = (int(image_px * side / short) for side in image.size)
         left, top = round((width - image_px) / 2), round((height - image_px) / 2)
         image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from adavipro import checkpoints, experiment
+from adavipro import checkpoints, experiment, settings
 from adavipro.checkpoints import CheckpointError
 from adavipro.choices import OpenChoices
-from adavipro.classifiers import FrozenClip, weights_sha256
+from adavipro.classifiers import FrozenClassifier, weights_sha256
 from adavipro.decoding import ImageError, to_tensor
 from adavipro.experiment import Experiment
 from adavipro.figures import to_picture
@@ -23,9 +23,9 @@ from adavipro.settings import from_mapping
 FORMAT = 1
 KIND = "prompted classifier"
 # The settings that say how method and classifier are built; the others say how they were trained.
-BUILT_BY = "method model pretrained template prompt_kind prompt_px region_px generator_width".split() + [
-    f.name for f in fields(OpenChoices)
-]
+BUILT_BY = (
+    "method model pretrained template prompt_kind prompt_px region_px generator_width label_mapping precision".split()
+) + [f.name for f in fields(OpenChoices)]
 SEEN_IN_CLASSIFIER = ("class_names", "image_px", "mean", "std", "weights_sha256")
 
 
@@ -54,7 +54,7 @@ class PromptedClassifier(nn.Module):
         run: the settings that both were built by.
     """
 
-    def __init__(self, classifier: FrozenClip, method: AdaViPro, run: Experiment) -> None:
+    def __init__(self, classifier: FrozenClassifier, method: AdaViPro, run: Experiment) -> None:
         super().__init__()
         self.classifier, self.method = classifier, copy.deepcopy(method).requires_grad_(False)
         self.made_of = _made_of(run, classifier)
@@ -137,9 +137,12 @@ class PromptedClassifier(nn.Module):
             )
         there = manifest["made_of"]
         try:
-            run = from_mapping(Experiment, {k: v for k, v in there.items() if k not in SEEN_IN_CLASSIFIER})
+            run = from_mapping(
+                Experiment, {k: v for k, v in there.items() if k not in (*SEEN_IN_CLASSIFIER, "mapping")}
+            )
             names = there.get("class_names", [])
-            classifier = FrozenClip.load(run.model, names, run.pretrained, run.template, device)
+            classifier = experiment.load_classifier(run, device, names)
+            classifier.use_mapping(there.get("mapping"))
         except (ValueError, TypeError, OSError) as error:
             raise CheckpointError(f"the classifier in {folder} cannot be built here: {error}") from error
         here = _made_of(run, classifier)
@@ -157,7 +160,7 @@ class PromptedClassifier(nn.Module):
         return cls(classifier, method, run)
 
 
-def _made_of(run: Experiment, classifier: FrozenClip) -> dict[str, Any]:
+def _made_of(run: Experiment, classifier: FrozenClassifier) -> dict[str, Any]:
     """All that decides what a prompted classifier says, beside its own tensors, as JSON values."""
     weights = weights_sha256(run.model)
     if weights is None:  # fetched by tag: of the image tower's tensors
@@ -173,5 +176,7 @@ def _made_of(run: Experiment, classifier: FrozenClip) -> dict[str, Any]:
         classifier.std.flatten().tolist(),
         weights,
     )
-    built_by = {k: v for k, v in asdict(run).items() if k in BUILT_BY}
-    return built_by | dict(zip(SEEN_IN_CLASSIFIER, seen, strict=True))
+    built_by = {k: v for k, v in settings.content(run).items() if k in BUILT_BY}
+    mapping = classifier.mapping_index()
+    mapped = {} if mapping is None else {"mapping": mapping}
+    return built_by | mapped | dict(zip(SEEN_IN_CLASSIFIER, seen, strict=True))

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from open_clip import OPENAI_DATASET_STD
 from torch import Tensor
 
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.edges import EdgeDetector
 from adavipro.figures import to_picture
 from adavipro.masks import enlarge
@@ -92,7 +92,7 @@ def grid_figure(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> Figu
 
 @torch.no_grad()
 def explain_figure(
-    classifier: FrozenClip,
+    classifier: FrozenClassifier,
     method: AdaViPro,
     image: Tensor,
     label: int | None = None,

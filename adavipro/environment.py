@@ -1,7 +1,8 @@
-"""What must be installed, what is, and the command that mends the difference."""
+"""What must be installed, what is, and the command that mends the difference; what a process has taken."""
 
 import importlib
 import importlib.metadata
+import resource
 import sys
 
 from packaging.requirements import Requirement
@@ -94,3 +95,14 @@ def require() -> None:
     problem = "; ".join(wrong) or pair_problem()
     if problem:
         raise EnvironmentProblem(problem)
+
+
+def peak_memory_mb(device: str = "cpu") -> int:
+    """Most memory that this process has had: the GPU's where it computes on one, otherwise the machine's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return round(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
+    )

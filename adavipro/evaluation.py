@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adavipro import masks
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.datasets import Split
 from adavipro.method import AdaViPro
+from adavipro.parallel import Team
 
 EVALUATION_BATCH = 250
 
@@ -31,27 +32,30 @@ class Evaluation:
     object_cover: float | None = None
 
 
-def batches(split: Split, size: int) -> Iterator[slice]:
-    """Cut a split into slices of at most `size` images, in order."""
-    return (slice(i, i + size) for i in range(0, len(split), size))
+def batches(split: Split, size: int, share: slice | None = None) -> Iterator[slice]:
+    """Cut a split, or a share of it, into slices of at most `size` images, in order."""
+    start, stop, _ = (share or slice(None)).indices(len(split))
+    return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
 
 
 @torch.no_grad()
 def evaluate(
-    classifier: FrozenClip,
+    classifier: FrozenClassifier,
     method: AdaViPro | None,
     split: Split,
     choose_decisions: Callable[[Tensor, slice], Tensor] | None = None,
+    team: Team = Team(),  # noqa: B008 (it cannot change)
 ) -> Evaluation:
     """Classify each image of a split once, with its prompt; without a method, zero-shot.
 
     Args:
         choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
             masks of the same share.
+        team: processes that share the split; each image is classified by one of them.
     """
     device = classifier.mean.device
-    right, decisions, covered = 0, [], 0.0
-    for part in batches(split, EVALUATION_BATCH):
+    right, decisions, covered = 0.0, [], 0.0
+    for part in batches(split, EVALUATION_BATCH, team.share(len(split))):
         images = classifier.normalise(split.images[part].to(device))
         if method is not None:
             prompted = method(images)
@@ -60,20 +64,22 @@ def evaluate(
             images = prompted.images
             decisions.append(prompted.decisions)
             if split.objects is not None:
-                reach = prompted.mask * method.prompt.support
+                reach = prompted.mask.mean(1, keepdim=True) * method.prompt.support
                 covered += (split.objects[part].to(device).float() / 255 * reach).sum().item()
         right += (classifier(images).argmax(1) == split.labels[part].to(device)).sum().item()
+    right, covered = team.sum(right, covered, device=device)
     accuracy = right / len(split)
     if method is None:
         return Evaluation(accuracy)
-    chosen, live = torch.cat(decisions), method.live_regions()
+    chosen = team.gather(decisions)
+    live = method.live_regions().to(chosen.device)
     cover = None if split.objects is None else covered / (split.objects.sum(dtype=torch.float64).item() / 255)
     return Evaluation(accuracy, masks.share_on(chosen, live), masks.mask_diversity(chosen, live), cover)
 
 
 @torch.no_grad()
 def region_effects(
-    classifier: FrozenClip, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+    classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
 ) -> Tensor:
     """What each region's decision is worth: the loss with it on minus the loss with it off, the others unchanged.
 
@@ -99,7 +105,7 @@ def region_effects(
 
 
 def region_gradients(
-    classifier: FrozenClip, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+    classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
 ) -> Tensor:
     """What training sees of each region's decision: the loss's gradient at `decisions`, 0, 1 or between.
 

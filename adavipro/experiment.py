@@ -1,105 +1,34 @@
 """One validated experiment in, one finished run folder out."""
 
-import hashlib
+import contextlib
 import importlib.metadata
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from adavipro import checkpoints, datasets, settings, training
-from adavipro.choices import OpenChoices
-from adavipro.classifiers import PHOTO_TEMPLATE, FrozenClip, weights_sha256
-from adavipro.edges import EdgeDetector
+from adavipro.building import build_method as build_method  # one module to import for a reader's needs
+from adavipro.building import check_image_size as check_image_size
+from adavipro.building import load_classifier as load_classifier
+from adavipro.classifiers import FrozenClassifier
+from adavipro.configuration import METHODS as METHODS
+from adavipro.configuration import Experiment as Experiment
+from adavipro.datasets import Split
+from adavipro.environment import peak_memory_mb
 from adavipro.evaluation import Evaluation, evaluate
-from adavipro.files import canonical_json, to_csv, write_atomically, write_json
-from adavipro.masks import MaskGenerator, RandomMasks
+from adavipro.files import locked, to_csv, write_atomically, write_json
 from adavipro.method import AdaViPro
+from adavipro.parallel import Team
 from adavipro.progress import Progress
-from adavipro.prompts import KINDS, build_prompt
 from adavipro.schedules import Recipe, steps_an_epoch, warmup_length
-from adavipro.seeds import generator
-from adavipro.settings import SettingError, setting
+from adavipro.settings import SettingError
 
-METHODS = ("zero-shot", "vp", "adavipro")
-
-
-@dataclass(frozen=True)
-class Experiment(OpenChoices, Recipe):
-    """Everything that decides a result. Wrong names, types and values are refused with one sentence."""
-
-    dataset: str = setting("digits", "data set to adapt to: embedded, or folder:PATH of your own images")
-    method: str = setting("adavipro", "how to adapt", choices=METHODS)
-    model: str = setting("small-clip", "frozen CLIP: small-clip, an open_clip name, or local-dir:FOLDER")
-    pretrained: str | None = setting(None, "open_clip's tag of the weights, where the name needs one")
-    template: str = setting(PHOTO_TEMPLATE, "text of a class, with one {} for its name")
-    prompt_kind: str = setting("frame", "template", choices=KINDS)
-    prompt_px: int = setting(30, "width of the frame on each side, or side of the patch", low=1)
-    region_px: int = setting(32, "side of a decision region", low=1)
-    generator_width: int = setting(64, "channels D between F_c and F_p", low=1)
-    seed: int = setting(0, "seed of template, generator, batch order and Gumbel noise", low=0)
-
-    def __post_init__(self) -> None:
-        settings.validate(self)
-        datasets.check_name(self.dataset)
-
-    def key(self) -> str:
-        """Hash of all settings, the frozen weights and the version of the data: the same key is the same run."""
-        content = {
-            "settings": asdict(self),
-            "weights": weights_sha256(self.model),
-            "data": datasets.version(self.dataset),
-        }
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
-
-    def folder(self, root: Path) -> Path:
-        """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
-        size = "" if self.method == "zero-shot" else f"-{self.prompt_px}px"
-        return root / f"{datasets.slug(self.dataset)}-{self.method}{size}-seed{self.seed}-{self.key()}"
-
-
-# --- Building --------------------------------------------------------------------------------------------------
-
-
-def load_classifier(experiment: Experiment, device: str = "cpu") -> FrozenClip:
-    """Load the frozen CLIP with the data set's class names."""
-    names = datasets.class_names(experiment.dataset)
-    return FrozenClip.load(experiment.model, names, experiment.pretrained, experiment.template, device)
-
-
-def check_image_size(experiment: Experiment, classifier: FrozenClip) -> None:
-    """Raise a SettingError where the model does not take the data set's images."""
-    datasets.check_image_px(experiment.dataset, classifier.image_px)
-
-
-def build_method(experiment: Experiment, classifier: FrozenClip) -> AdaViPro | None:
-    """Put the method together: template and, for AdaViPro, edge detector and mask generator; None for zero-shot."""
-    e = experiment
-    if e.method == "zero-shot":
-        return None
-    image_px, device = classifier.image_px, classifier.mean.device
-    start = generator(e.seed, "template")
-    prompt = build_prompt(e.prompt_kind, image_px, e.prompt_px, e.prompt_start_std, start)
-    if e.method == "vp":
-        return AdaViPro(prompt).to(device)
-    raw = (classifier.mean, classifier.std) if e.edge_input == "raw" else (None, None)
-    edges = EdgeDetector(e.edge_channels, *raw) if e.edges else torch.nn.Identity()
-    if e.random_share is not None:
-        return AdaViPro(prompt, edges, RandomMasks(image_px, e.region_px, e.random_share), hard=True).to(
-            device
-        )
-    channels, start = e.edge_channels if e.edges else 3, generator(e.seed, "mask-generator")
-    switches = (e.bias, e.relu, e.on_bias, e.policy_scale, e.standardise)
-    mask_generator = MaskGenerator(
-        image_px, e.region_px, e.generator_width, channels, *switches, generator=start
-    )
-    return AdaViPro(prompt, edges, mask_generator, e.hard).to(device)
-
-
-# --- Running ---------------------------------------------------------------------------------------------------
+ALONE = Team()
 
 
 def recipe_of(experiment: Experiment) -> Recipe:
@@ -107,9 +36,12 @@ def recipe_of(experiment: Experiment) -> Recipe:
     return Recipe(**{f.name: getattr(experiment, f.name) for f in fields(Recipe)})
 
 
-def report_test(experiment: Experiment, classifier: FrozenClip, method: AdaViPro | None) -> Evaluation:
+def report_test(
+    experiment: Experiment, classifier: FrozenClassifier, method: AdaViPro | None, team: Team = ALONE
+) -> Evaluation:
     """Evaluate on the test split. Called once a run, after validation has picked; training cannot call it."""
-    return evaluate(classifier, method, datasets.load_split(experiment.dataset, "test", classifier.image_px))
+    test = datasets.load_split(experiment.dataset, "test", classifier.image_px)
+    return evaluate(classifier, method, test, team=team)
 
 
 def read_result(experiment: Any, root: Path) -> dict[str, Any] | None:
@@ -128,6 +60,88 @@ def versions() -> dict[str, str]:
     return {n: importlib.metadata.version(n) for n in names}
 
 
+class _Ready(NamedTuple):
+    """A run whose settings fit each other, the model and the data."""
+
+    classifier: FrozenClassifier
+    method: AdaViPro | None
+    train: Split
+    val: Split
+
+
+def _prepare(experiment: Experiment, root: Path, resume: bool | None, device: str) -> _Ready:
+    """Load and build what a run needs; refuses what does not fit before any work."""
+    if resume:
+        checkpoints.steps_to_resume(experiment.folder(root) / "checkpoints")
+    classifier = load_classifier(experiment, device)
+    check_image_size(experiment, classifier)
+    method = build_method(experiment, classifier)
+    name, px = experiment.dataset, classifier.image_px
+    train, val = (datasets.load_split(name, split, px) for split in ("train", "val"))
+    if method is not None:
+        recipe = recipe_of(experiment)
+        warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))
+    return _Ready(classifier, method, train, val)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path, team: Team) -> Iterator[None]:
+    """Keep other processes out of a run's folder while this is open; they wait, and find the work done."""
+    with contextlib.ExitStack() as held:
+        if team.rank == 0:
+            held.enter_context(locked(folder / "lock"))
+        team.all(None)
+        yield
+
+
+def _train(
+    experiment: Experiment,
+    root: Path,
+    ready: _Ready,
+    resume: bool | None,
+    device: str,
+    progress_bar: bool,
+    watch: training.Watch | None,
+    team: Team,
+) -> Progress:
+    classifier, method, train, val = ready
+    folder, first = experiment.folder(root), team.rank == 0
+    if first:
+        write_json(folder / "config.json", asdict(experiment))
+    if method is None:
+        classifier.refresh_mapping(None, train, 0)
+        return Progress(mapping=classifier.mapping_index(), best_mapping=classifier.mapping_index())
+    resumed = bool(checkpoints.steps_saved(folder / "checkpoints")) if resume is None else resume
+    resumed = all(team.all(resumed))
+    started = time.perf_counter()
+    progress = training.fit(
+        classifier,
+        method,
+        train,
+        val,
+        recipe_of(experiment),
+        experiment.seed,
+        folder / "checkpoints",
+        identity={**settings.content(experiment), "class_names": classifier.class_names},
+        resume=resumed,
+        generator_momentum=experiment.generator_momentum,
+        progress_bar=progress_bar and first,
+        watch=watch,
+        team=team,
+    )
+    if first:
+        timing = {
+            "seconds": None if resumed else round(time.perf_counter() - started, 2),  # of a whole run only
+            "memory_mb": peak_memory_mb(device),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+            "processes": team.size,
+        }
+        write_json(folder / "timing.json", timing)
+        write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
+    return progress
+
+
 def train_or_resume(
     experiment: Experiment,
     root: Path,
@@ -135,48 +149,16 @@ def train_or_resume(
     device: str = "cpu",
     progress_bar: bool = True,
     watch: training.Watch | None = None,
-) -> tuple[FrozenClip, AdaViPro | None, Progress]:
+) -> tuple[FrozenClassifier, AdaViPro | None, Progress]:
     """Train on the training split, pick the epoch on validation; the test split is out of reach here.
 
     The run's folder gets config.json, checkpoints/, metrics.csv and timing.json. For the arguments see `run`. Returns
     the frozen classifier, the method with the weights that were picked (None for zero-shot), and the progress.
     """
-    folder = experiment.folder(root)
-    if resume:
-        checkpoints.steps_to_resume(folder / "checkpoints")  # refuses before any work
-    classifier = load_classifier(experiment, device)
-    check_image_size(experiment, classifier)
-    method = build_method(experiment, classifier)
-    name, px = experiment.dataset, classifier.image_px
-    train, val = (datasets.load_split(name, split, px) for split in ("train", "val"))
-    recipe = recipe_of(experiment)
-    if method is not None:
-        warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))  # refuses before any work
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", asdict(experiment))
-    if method is None:
-        return classifier, None, Progress()
-    resumed = bool(checkpoints.steps_saved(folder / "checkpoints")) if resume is None else resume
-    started = time.perf_counter()
-    progress = training.fit(
-        classifier,
-        method,
-        train,
-        val,
-        recipe,
-        experiment.seed,
-        folder / "checkpoints",
-        identity={**asdict(experiment), "class_names": classifier.class_names},
-        resume=resumed,
-        generator_momentum=experiment.generator_momentum,
-        progress_bar=progress_bar,
-        watch=watch,
-    )
-    seconds = None if resumed else round(time.perf_counter() - started, 2)  # of a whole run only
-    timing = {"seconds": seconds, "threads": torch.get_num_threads(), "device": device}
-    write_json(folder / "timing.json", timing)
-    write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
-    return classifier, method, progress
+    ready = _prepare(experiment, root, resume, device)
+    with _alone_in(experiment.folder(root), ALONE):
+        progress = _train(experiment, root, ready, resume, device, progress_bar, watch, ALONE)
+    return ready.classifier, ready.method, progress
 
 
 def run(
@@ -186,8 +168,11 @@ def run(
     device: str = "cpu",
     progress_bar: bool = True,
     watch: training.Watch | None = None,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Train and report one experiment, or return its result where it is finished. Writes result.json last.
+
+    Two processes that are asked for the same run do it once: the second waits, and reads the result.
 
     Args:
         root: folder of run folders.
@@ -195,39 +180,49 @@ def run(
             is a checkpoint.
         device: where to compute.
         watch: called after each epoch of a training with the method and the metrics so far.
+        team: processes that share the run, as torchrun starts them.
 
     Raises:
         SettingError: if the settings do not fit each other or the model, before any work starts.
         CheckpointError: if resuming is asked for and there is nothing sound to resume from.
     """
-    done = read_result(experiment, root)
+    done = team.all(read_result(experiment, root))[0]
     if done is not None:
         return done
-    installed, key = versions(), experiment.key()
-    classifier, method, progress = train_or_resume(experiment, root, resume, device, progress_bar, watch)
-    test = report_test(experiment, classifier, method)
-    if experiment.key() != key:
-        raise SettingError(f"data set {experiment.dataset!r} changed while the run went on: run it again")
-    result = {
-        "key": key,
-        "settings": asdict(experiment),
-        "val_accuracy": progress.best_accuracy if method else None,
-        "test_accuracy": test.accuracy,
-        "share_on": test.share_on,
-        "mask_diversity": test.mask_diversity,
-        "object_cover": test.object_cover,
-        "best_epoch": progress.best_epoch if method else None,
-        "steps": progress.step,
-        "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
-        "versions": installed,
-    }
-    write_json(experiment.folder(root) / "result.json", result)
+    installed, key, folder = versions(), experiment.key(), experiment.folder(root)
+    ready = _prepare(experiment, root, resume, device)
+    with _alone_in(folder, team):
+        done = team.all(read_result(experiment, root))[0]
+        if done is not None:
+            return done
+        progress = _train(experiment, root, ready, resume, device, progress_bar, watch, team)
+        method = ready.method
+        test = report_test(experiment, ready.classifier, method, team)
+        if experiment.key() != key:
+            raise SettingError(f"data set {experiment.dataset!r} changed while the run went on: run it again")
+        result = {
+            "key": key,
+            "settings": asdict(experiment),
+            "split": getattr(datasets, "split_source", lambda _: None)(experiment.dataset),
+            "val_accuracy": progress.best_accuracy if method else None,
+            "test_accuracy": test.accuracy,
+            "share_on": test.share_on,
+            "mask_diversity": test.mask_diversity,
+            "object_cover": test.object_cover,
+            "best_epoch": progress.best_epoch if method else None,
+            "steps": progress.step,
+            "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
+            "mapping": progress.best_mapping,
+            "versions": installed,
+        }
+        if team.rank == 0:
+            write_json(folder / "result.json", result)
     return result
 
 
 def restore(
     experiment: Experiment, root: Path = Path("runs"), device: str = "cpu"
-) -> tuple[FrozenClip, AdaViPro]:
+) -> tuple[FrozenClassifier, AdaViPro]:
     """Load a finished run: the frozen classifier and the method with the weights that validation picked.
 
     Raises:
@@ -245,4 +240,5 @@ def restore(
     with torch.no_grad():
         for name, p in method.named_parameters():
             p.copy_(tensors[f"best.{name}"])
+    classifier.use_mapping(result.get("mapping"))
     return classifier, method

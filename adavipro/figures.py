@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.files import write_atomically
 from adavipro.method import AdaViPro
 from adavipro.studies import own_value
@@ -169,7 +169,7 @@ def ablations_figure(rows: Iterable[dict[str, Any]]) -> Figure:
     return figure
 
 
-def to_picture(images: Tensor, classifier: FrozenClip) -> Tensor:
+def to_picture(images: Tensor, classifier: FrozenClassifier) -> Tensor:
     """Turn normalised images (b, 3, h, w) back into [0, 1], channels last, clipped for the screen."""
     picture = images * classifier.std + classifier.mean
     return picture.clamp(0, 1).permute(0, 2, 3, 1).cpu()
@@ -177,7 +177,7 @@ def to_picture(images: Tensor, classifier: FrozenClip) -> Tensor:
 
 @torch.no_grad()
 def picture_figure(
-    classifier: FrozenClip, images: Tensor, methods: dict[str, AdaViPro], labels: Tensor
+    classifier: FrozenClassifier, images: Tensor, methods: dict[str, AdaViPro], labels: Tensor
 ) -> Figure:
     """Images as they are, as each method shows them to the classifier, and each mask (the paper's Figure 4).
 

@@ -1,10 +1,12 @@
 """Files that are whole or not there, and text with one spelling."""
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
         ) from error
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file; wait while another process holds it. It is freed when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

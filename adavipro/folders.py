@@ -13,9 +13,11 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +31,13 @@ PREFIX = "folder:"
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 2403  # who is in which split is the same for everyone
 LAYOUTS = "PATH/class/image.jpg or PATH/{train,val,test}/class/image.jpg"
+T = TypeVar("T")
+# What is dealt out within each class, and what that is called.
+_DEALT: dict[str, tuple[dict[str, float], str]] = {
+    "all": ({"train": 0.6, "val": 0.2, "test": 0.2}, "dealt 60/20/20"),
+    "train and val": ({"train": 0.8, "val": 0.2}, "its own folders, val held out of train"),
+    "train": ({"train": 1.0}, "its own folders"),
+}
 
 
 # --- What a folder holds ---------------------------------------------------------------------------------------
@@ -38,13 +47,18 @@ LAYOUTS = "PATH/class/image.jpg or PATH/{train,val,test}/class/image.jpg"
 class Listing:
     """What a folder holds.
 
-    class_names: cleaned, in the order of the labels. files: each split's files with their labels. held_out: whether
-    val is a part of the folder's train.
+    class_names: cleaned, in the order of the labels. files: each split's files with their labels. split: where the
+    splits come from.
     """
 
     class_names: list[str]
     files: dict[str, list[tuple[Path, int]]]
-    held_out: bool
+    split: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether val is a part of the folder's train."""
+        return self.split == _DEALT["train and val"][1]
 
 
 def is_folder(name: str) -> bool:
@@ -80,14 +94,15 @@ def _classes_in(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _deal(files: list[Path], stream: str, parts: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Deal a class's files out: a fifth, at least one, to each part but the first, the rest to the first."""
-    order = torch.randperm(len(files), generator=generator(SPLIT_SEED, f"folder-{stream}"))
-    share, later = max(1, round(len(files) / 5)), len(parts) - 1
-    dealt = order.split([len(files) - share * later] + [share] * later)
-    return {
-        part: sorted(files[i] for i in chosen.tolist()) for part, chosen in zip(parts, dealt, strict=True)
-    }
+def deal(items: Sequence[T], stream: str, shares: Mapping[str, float]) -> dict[str, list[T]]:
+    """Deal items out by `SPLIT_SEED`: its share, at least one, to each part but the first, the rest to the first.
+
+    Who gets what hangs on the items' order, the stream's name and the shares alone; each part keeps that order.
+    """
+    order = torch.randperm(len(items), generator=generator(SPLIT_SEED, stream))
+    sizes = [max(1, round(len(items) * share)) for share in list(shares.values())[1:]]
+    dealt = order.split([len(items) - sum(sizes), *sizes])
+    return {part: [items[i] for i in sorted(own.tolist())] for part, own in zip(shares, dealt, strict=True)}
 
 
 def list_folder(path: Path) -> Listing:
@@ -107,7 +122,7 @@ def list_folder(path: Path) -> Listing:
     differ = [f"{split} has the classes {list(own)}" for split, own in others if list(own) != list(classes)]
     if differ:
         raise SettingError(f"{path}: train has the classes {list(classes)}, but {', and '.join(differ)}")
-    dealt = SPLITS if not first else SPLITS[: 1 if "val" in found else 2]
+    dealt, source = _DEALT["all"] if not first else _DEALT["train" if "val" in found else "train and val"]
     least = {split: len(dealt) if split == first else 1 for split in found}
     few = [
         f"{split}/{name} has {len(own)}, needs {least[split]}".removeprefix("/")
@@ -119,10 +134,10 @@ def list_folder(path: Path) -> Listing:
         raise SettingError(f"{path} has too few images: {'; '.join(few)}")
     files: dict[str, list[tuple[Path, int]]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
-        parts = _deal(classes[name], name, dealt) | {split: own[name] for split, own in others}
+        parts = deal(classes[name], f"folder-{name}", dealt) | {split: own[name] for split, own in others}
         for split, chosen in parts.items():
             files[split] += [(file, label) for file in chosen]
-    return Listing(_class_names(path, list(classes)), files, dealt == ("train", "val"))
+    return Listing(_class_names(path, list(classes)), files, source)
 
 
 def _class_names(path: Path, folders: list[str]) -> list[str]:

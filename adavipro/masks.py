@@ -165,10 +165,10 @@ def share_on(decisions: Tensor, live: Tensor) -> float:
     """Mean decision over images and the regions that the prompt can reach.
 
     Args:
-        decisions: (b, 1, r, r).
+        decisions: (b, c, r, r).
         live: bool (r, r).
     """
-    return decisions[:, 0, live].mean().item()
+    return decisions[:, :, live].mean().item()
 
 
 def mask_diversity(decisions: Tensor, live: Tensor) -> float:
@@ -176,5 +176,5 @@ def mask_diversity(decisions: Tensor, live: Tensor) -> float:
 
     0: every image has the same mask. 1: each region is on for half of the images.
     """
-    q = decisions[:, 0, live].mean(0)
+    q = decisions[:, :, live].mean(0)
     return (4 * q * (1 - q)).mean().item()

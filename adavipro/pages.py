@@ -2,8 +2,6 @@
 
 import ast
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -17,6 +15,7 @@ from matplotlib.figure import Figure
 
 from adavipro import datasets, effects, experiment, figures, presets
 from adavipro.classifiers import check_device
+from adavipro.environment import peak_memory_mb
 from adavipro.experiment import Experiment
 from adavipro.files import write_json
 from adavipro.masks import valid_region_sides
@@ -24,6 +23,7 @@ from adavipro.prompts import frame_support
 from adavipro.settings import SettingError, from_mapping, setting, validate
 
 THREADS = 1  # on a CPU, as the shipped runs had: another number rounds otherwise, and a run can end points elsewhere
+IN_BOTH_WORLDS = ("04_training", "09_your_images", "10_any_classifier", "11_tables_and_machines")
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
@@ -48,7 +48,7 @@ class Knobs:
     study: str = setting("edges", "setting whose ablation is rerun")
     value: str = setting("False", "value of that setting, as the results have it")
     folder: str | None = setting(None, "folder of your own images, PATH/class/image; none: one is made")
-    world: str = setting("embedded", "what runs on a laptop, or the paper's", choices=("embedded", "paper"))
+    world: str = setting("embedded", "what runs on a laptop, or the paper's", choices=presets.WORLDS)
     device: str = setting("auto", "where to compute: auto, cpu or cuda")
     runs: str | None = setting(None, "folder of run folders; none: runs/ at the top of the checkout")
     out: str | None = setting(None, "folder of this notebook's figures; none: <runs>/notebooks/<notebook>")
@@ -70,10 +70,13 @@ class Page:
     started: float = field(default_factory=time.perf_counter)
 
     def experiment(self, method: str, **changes: Any) -> Experiment:
-        """The world's recipe for a method with this notebook's parameters, and single settings changed."""
+        """The world's recipe for a method with this notebook's parameters, and single settings changed.
+
+        Of the paper's world it is our recipe: the paper's is for a thousand epochs.
+        """
         known = {f.name for f in fields(Experiment)}
         own = {k: v for k, v in self.parameters.items() if k in known}
-        return presets.preset(self.world, method, **{**own, **changes})
+        return presets.preset(self.world, method, recipe="ours", **{**own, **changes})
 
     def show(self, figure: Figure, name: str, alt: str) -> Image:
         """Write a figure as PNG and SVG into the notebook's folder. Returns the picture to display.
@@ -87,9 +90,7 @@ class Page:
     def finish(self, **numbers: float | int | str | None) -> None:
         """Write result.json, last and atomically: the notebook's numbers, its parameters, time and versions."""
         seconds = round(time.perf_counter() - self.started, 1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            2**20 if sys.platform == "darwin" else 2**10
-        )
+        peak = peak_memory_mb()
         versions = experiment.versions()
         result = {
             "key": self.folder.name,
@@ -97,13 +98,13 @@ class Page:
             "parameters": {k: v for k, v in self.parameters.items() if k not in ("runs", "out")},
             "numbers": numbers,
             "seconds": seconds,
-            "memory_mb": round(peak),
+            "memory_mb": peak,
             "versions": versions,
         }
         write_json(self.folder / "result.json", result)
         told = ", ".join(f"{k} {v}" for k, v in versions.items())
         where = f"one thread of {os.cpu_count()} CPU cores" if self.device == "cpu" else self.device
-        print(f"{seconds:.0f} s on {where}, {peak:.0f} MB; {told}")
+        print(f"{seconds:.0f} s on {where}, {peak} MB; {told}")
 
 
 def begin(name: str, **parameters: Any) -> Page:
@@ -147,22 +148,29 @@ def _refuse_unknown(name: str, given: list[str], known: list[str]) -> None:
 
 
 def _open(name: str, parameters: dict[str, Any], knobs: Knobs) -> Page:
-    if knobs.world != "embedded":
+    if knobs.world == "paper" and name not in IN_BOTH_WORLDS:
         raise SettingError(
-            "world is 'paper', but its data sets cannot be loaded yet: use 'embedded', which needs no download"
+            f"world is 'paper', but notebook {name} teaches on the small world: use 'embedded', or one of "
+            + ", ".join(IN_BOTH_WORLDS)
         )
     if "dataset" in parameters:
         datasets.check_name(knobs.dataset)
+        if (knobs.dataset in datasets.CLASS_NAMES) != (knobs.world == "embedded"):
+            raise SettingError(
+                f"dataset is {knobs.dataset!r} and world is {knobs.world!r}, but the embedded world has "
+                f"{', '.join(datasets.CLASS_NAMES)}, and the paper's its nine"
+            )
     if knobs.folder is not None:
         datasets.check_name(f"folder:{knobs.folder}")
+    image_px = presets.IMAGE_PX[knobs.world]
     if "prompt_px" in parameters:
-        frame_support(datasets.IMAGE_PX, knobs.prompt_px)
+        frame_support(image_px, knobs.prompt_px)
     if "study" in parameters:
         effects.ablation_value(knobs.study, knobs.value)
-    sides = valid_region_sides(datasets.IMAGE_PX)
+    sides = valid_region_sides(image_px)
     if "region_px" in parameters and knobs.region_px not in sides:
         raise SettingError(
-            f"region_px is {knobs.region_px}, but regions must divide the image of {datasets.IMAGE_PX} px: choose "
+            f"region_px is {knobs.region_px}, but regions must divide the image of {image_px} px: choose "
             f"one of {', '.join(map(str, sides))}"
         )
     runs = _runs_folder(knobs.runs)

@@ -25,6 +25,8 @@ class Progress:
     best_accuracy: float = -1.0
     loss_sum: float = 0.0  # over the images of the current epoch
     right_sum: int = 0
+    mapping: list[int] | None = None  # of labels, where the classifier has one
+    best_mapping: list[int] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of METRICS an epoch
 
     def __post_init__(self) -> None:

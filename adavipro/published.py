@@ -12,6 +12,7 @@ COLUMNS = ("table", "dataset", "method", "prompt_px", "quantity", "value", "unit
 DATASETS = (
     "CIFAR10", "CIFAR100", "DTD", "EuroSAT", "Food101", "SUN397", "Flowers102", "UCF101", "OxfordPets",
 )  # fmt: skip
+TITLES = {name.lower(): name for name in DATASETS}  # by the id that a reader types
 # What a column may hold. A blank data set or width: several, or none that was said.
 KNOWN: dict[str, tuple[str, ...]] = {
     "table": ("1", "2", "3", "4", "5", "6", "7", "VP"),

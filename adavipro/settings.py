@@ -22,6 +22,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    later: bool = False,
 ) -> Any:
     """Declare a dataclass field with its meaning and what it may be.
 
@@ -31,8 +32,9 @@ def setting(
         low, high: smallest and largest value.
         above: the value must be larger than this.
         choices: the values there are.
+        later: came after results had shipped; at its default it is no part of `content`, so that these keep their keys.
     """
-    rule = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices}
+    rule = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices, "later": later}
     return dataclasses.field(default=default, metadata=rule)
 
 
@@ -76,6 +78,15 @@ def validate(settings: Any) -> None:
         ):
             if rule[key] is not None and not holds(rule[key]):
                 raise SettingError(f"{name} is {value!r}, but it must be {words} {rule[key]}")
+
+
+def content(settings: Any) -> dict[str, Any]:
+    """What settings say, by name: every field, less those that came later and have their default."""
+    return {
+        f.name: getattr(settings, f.name)
+        for f in dataclasses.fields(settings)
+        if not f.metadata["later"] or getattr(settings, f.name) != f.default
+    }
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -1,5 +1,6 @@
 """Train a prompt on a frozen classifier: one step, one fit."""
 
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from adavipro import checkpoints
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.datasets import Split
 from adavipro.evaluation import evaluate
 from adavipro.method import AdaViPro
+from adavipro.parallel import Rows, Team
 from adavipro.progress import Progress, load_progress, save_progress
 from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 from adavipro.seeds import generator
@@ -50,14 +52,15 @@ def build_optimizer(method: AdaViPro, recipe: Recipe, generator_momentum: float)
 
 
 def train_step(
-    classifier: FrozenClip,
-    method: AdaViPro,
+    classifier: FrozenClassifier,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
     temperature: float,
     noise: torch.Generator,
     where: str,
+    rows: Rows | None = None,
 ) -> tuple[float, int]:
     """Prompt, classify, and step once. Returns the mean loss and the number of images that were right.
 
@@ -66,14 +69,15 @@ def train_step(
         labels: (b,).
         noise: source of this step's Gumbel noise.
         where: names the step and its images in the error.
+        rows: which rows of a batch that several processes share these images are.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
     """
-    logits = classifier(method(images, temperature, noise).images)
+    logits = classifier(method(images, temperature, noise, rows=rows).images)
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
-    loss.backward()
+    (loss * (1.0 if rows is None else rows.weight)).backward()
     finite = {"loss": loss.detach()}
     finite |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
     for name, value in finite.items():
@@ -84,7 +88,7 @@ def train_step(
 
 
 def fit(
-    classifier: FrozenClip,
+    classifier: FrozenClassifier,
     method: AdaViPro,
     train: Split,
     val: Split,
@@ -96,6 +100,7 @@ def fit(
     generator_momentum: float = 0.9,
     progress_bar: bool = True,
     watch: Watch | None = None,
+    team: Team = Team(),  # noqa: B008 (it cannot change)
 ) -> Progress:
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
@@ -108,6 +113,7 @@ def fit(
         resume: go on from the newest sound checkpoint in `folder`; an error where there is none.
         watch: called after each epoch, before it is saved, with the method as it is and the metrics so far; so a run
             that was killed and resumed has been watched in every epoch.
+        team: processes that share each batch; all of them end with the same weights, the first one writes.
 
     Raises:
         CheckpointError: if a checkpoint to resume from is missing, damaged or another run's.
@@ -119,14 +125,13 @@ def fit(
     warmup = warmup_length(recipe, total_steps)
     optimizer = build_optimizer(method, recipe, generator_momentum)
     best = {k: p.detach().clone() for k, p in method.named_parameters()}
-    if resume:
-        checkpoints.sweep_partial_files(folder)
-        state = load_progress(folder, method, optimizer, best, identity)
-    else:
-        checkpoints.remove_checkpoints(folder)
-        state = Progress()
-
-    device = classifier.mean.device
+    first, device = team.rank == 0, classifier.mean.device
+    if first:
+        (checkpoints.sweep_partial_files if resume else checkpoints.remove_checkpoints)(folder)
+    team.all(None)
+    state = load_progress(folder, method, optimizer, best, identity) if resume else Progress()
+    classifier.use_mapping(state.mapping)
+    prompted = team.wrap(method)
     order = torch.empty(0, dtype=torch.long)
     bar = tqdm(total=total_steps, initial=state.step, disable=not progress_bar, unit="step")
     with bar, StopRequest() as stop:
@@ -135,25 +140,34 @@ def fit(
             epoch, within = divmod(state.step, epoch_steps)
             if within == 0 or len(order) == 0:
                 order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
+            if within == 0:
+                classifier.refresh_mapping(method, train, epoch)
+                state.mapping = classifier.mapping_index()
             index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
             temperature = temperature_at(epoch, recipe)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
 
             # Forward, backward, guard, step.
-            images = classifier.normalise(train.images[index].to(device))
-            labels = train.labels[index].to(device)
+            rows = team.rows(len(index))
+            mine = index[rows.part]
+            images = classifier.normalise(train.images[mine].to(device))
+            labels = train.labels[mine].to(device)
             noise = generator(seed, "gumbel", state.step)
-            where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
-            loss, right = train_step(classifier, method, optimizer, images, labels, temperature, noise, where)
+            where = f"step {state.step} (epoch {epoch}, images {mine.tolist()})"
+            step = (images, labels, temperature, noise, where, rows if team.size > 1 else None)
+            loss, right = train_step(classifier, prompted, optimizer, *step)
+            loss, all_right = team.sum(
+                loss * rows.weight / team.size, right * (rows.weight > 0), device=device
+            )
             state.step += 1
             state.loss_sum += loss * len(index)
-            state.right_sum += right
+            state.right_sum += int(all_right)
             bar.update()
 
             # At the end of an epoch: evaluate, pick, log, save.
             if state.step % epoch_steps == 0:
-                shown = evaluate(classifier, method, val)
+                shown = evaluate(classifier, method, val, team=team)
                 row = {
                     "epoch": epoch,
                     "step": state.step,
@@ -168,19 +182,25 @@ def fit(
                 state.loss_sum, state.right_sum = 0.0, 0
                 if shown.accuracy > state.best_accuracy:
                     state.best_epoch, state.best_accuracy = epoch, shown.accuracy
+                    state.best_mapping = state.mapping
                     best = {k: p.detach().clone() for k, p in method.named_parameters()}
-                if watch is not None:
+                if watch is not None and first:
                     watch(method, state.history)
-                save_progress(folder, method, optimizer, best, state, identity)
+                if first:
+                    save_progress(folder, method, optimizer, best, state, identity)
                 bar.set_postfix_str(
                     f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
                 )
 
-            # A request to stop that came meanwhile: the step is done, save it and end.
-            if stop.asked is not None:
-                save_progress(folder, method, optimizer, best, state, identity)
+            # A request to stop that came meanwhile, to any process: the step is done, save it and end.
+            if any(team.sum(stop.asked or 0, device=device)):
+                if first:
+                    save_progress(folder, method, optimizer, best, state, identity)
+                stop.asked = stop.asked or signal.SIGTERM
                 stop.end()
-    _warn_of_collapse(method, state)
+    classifier.use_mapping(state.best_mapping)
+    if first:
+        _warn_of_collapse(method, state)
     with torch.no_grad():
         for name, p in method.named_parameters():
             p.copy_(best[name])

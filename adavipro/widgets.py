@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from adavipro import curves, drawings
-from adavipro.classifiers import FrozenClip
+from adavipro.classifiers import FrozenClassifier
 from adavipro.method import AdaViPro
 from adavipro.progress import read_history
 from adavipro.prompts import frame_support
@@ -104,7 +104,7 @@ def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
 
 
 @torch.no_grad()
-def mask_explorer(classifier: FrozenClip, method: AdaViPro, images: Tensor, labels: Tensor) -> w.VBox:
+def mask_explorer(classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor) -> w.VBox:
     """Pick an image, see how the method treats it, and switch regions by hand where the prompt reaches.
 
     Args:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from adavipro import cli, tables
+from adavipro.commands.results import FIGURES
 
 DOCS = Path(__file__).parent
 PAGES = [DOCS.parent / "README.md", DOCS / "effects.md", DOCS / "choices.md"]
@@ -36,7 +37,7 @@ def main() -> None:
     for page in PAGES:
         page.write_text(filled(page.read_text()))
     rows = tables.read_results()
-    for name, draw in cli.FIGURES.items():
+    for name, draw in FIGURES.items():
         draw(rows).savefig(DOCS / f"{DRAWN[name]}.png", dpi=110, bbox_inches="tight")
 
 

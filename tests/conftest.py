@@ -1,5 +1,6 @@
 """What the tests share: one thread, a source of randomness, a batch of images, and the small CLIP."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ CLASS_NAMES = ["digit zero", "digit one", "letter a", "star", "striped texture"]
 def _one_thread() -> None:
     """The number of threads changes the last bits of a convolution; exact tests need one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept between runs goes to a folder of the tests, in the processes that they start too."""
+    os.environ["ADAVIPRO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("ADAVIPRO_DATA", None)
 
 
 @pytest.fixture

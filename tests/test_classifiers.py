@@ -1,4 +1,5 @@
 import hashlib
+import json
 import re
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from adavipro.classifiers import FrozenClip, PatchEmbedding, clean_class_names, weights_sha256
+from adavipro.classifiers import FrozenClip, clean_class_names, weights_sha256
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
+from adavipro.settings import SettingError
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +41,6 @@ def test_logits_and_input_gradient_are_open_clips_own(clip, reference, reference
     scale = theirs.grad.abs().max().item()
     assert scale > 0
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4 * scale)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_patch_embedding_is_the_convolution(bias, rng):
-    conv = nn.Conv2d(3, 5, 8, stride=8, bias=bias).double()
-    ours, theirs = torch.randn(2, 3, 16, 24, generator=rng).double().expand(2, -1, -1, -1, -1).clone()
-    ours.requires_grad_(), theirs.requires_grad_()
-    embedded, expected = PatchEmbedding(conv)(ours), conv(theirs)
-    torch.testing.assert_close(embedded, expected, rtol=1e-12, atol=1e-12)
-    embedded.sin().sum().backward()
-    expected.sin().sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_nothing_in_it_takes_a_gradient_or_leaves_evaluation(clip):
@@ -139,5 +129,50 @@ def test_weights_are_known_by_their_hash_where_they_are_a_local_file(small_clip_
     weights = (small_clip_folder / "open_clip_model.safetensors").read_bytes()
     assert weights_sha256("small-clip") == hashlib.sha256(weights).hexdigest()
     assert weights_sha256("ViT-B-32-quickgelu") is None
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert weights_sha256(f"timm:local-dir:{tmp_path}") == hashlib.sha256(b"weights").hexdigest()
+    assert weights_sha256("timm:resnet50") is None
     with pytest.raises(ValueError, match=r"open_clip_model\.safetensors does not exist"):
         weights_sha256(f"local-dir:{tmp_path}")
+
+
+def test_float32_logits_are_the_formula_to_the_last_bit_even_within_autocast(clip, images):
+    outputs = clip.visual(images)
+    features = nn.functional.normalize(outputs, dim=-1)
+    expected = clip.scale * features @ clip.class_embeddings.T
+    assert torch.equal(clip(images), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(clip.visual(images).float(), clip.outputs(images))
+        assert torch.equal(clip.outputs(images), outputs)
+
+
+def test_a_clip_has_no_label_mapping(clip, images):
+    before = clip(images)
+    clip.refresh_mapping(None, None, 0)
+    clip.use_mapping(None)
+    assert clip.mapping_index() is None
+    assert torch.equal(clip(images), before)
+
+
+def test_an_untrained_network_is_the_same_for_everyone_and_not_the_trained_one(clip):
+    state = torch.random.get_rng_state()
+    first, second = (FrozenClip.load("small-clip", clip.class_names, "random") for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = second.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in first.state_dict().items())
+    assert not torch.allclose(first.class_embeddings, clip.class_embeddings, atol=0.1)
+    assert not torch.equal(first.visual.proj, clip.visual.proj)
+
+
+def test_a_folder_that_wants_other_images_is_refused(small_clip_folder, tmp_path):
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (tmp_path / name).write_bytes((small_clip_folder / name).read_bytes())
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] |= {"mean": [0.1, 0.2, 0.3]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    loaded = FrozenClip.load(f"local-dir:{tmp_path}", ["star"])
+    assert loaded.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    config["preprocess_cfg"] |= {"resize_mode": "squash"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingError, match="wants images with resize_mode 'squash'"):
+        FrozenClip.load(f"local-dir:{tmp_path}", ["star"])

@@ -1,21 +1,27 @@
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nine_samples
 import pytest
 import torch
+from helpers import draw_splits
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from adavipro import datasets, tables
+from adavipro import datasets, nine, tables
 from adavipro.classifiers import data_folder
+from adavipro.decoding import to_tensor
 from adavipro.embedded import scenes
+from adavipro.settings import SettingError
 
 SPLITS = ("train", "val", "test")
 SIZES = dict.fromkeys(("letters", "sketches", "textures"), (2000, 600, 1000)) | {"digits": (2000, 594, 1000)}
 CLASSES = {"digits": 10, "letters": 24, "sketches": 30, "textures": 12}
 each_data_set = pytest.mark.parametrize("name", list(SIZES))
+ignore_size = pytest.mark.filterwarnings("ignore::adavipro.nine.PartialDataWarning")
 draw = datasets.draw_split.__wrapped__  # past the cache
 
 
@@ -100,7 +106,11 @@ def test_data_are_the_same_in_every_draw_and_every_process():
 @pytest.mark.parametrize(
     ("name", "split", "told"),
     [
-        ("cifar10", "train", "dataset is 'cifar10', but .*: digits, letters, sketches, textures"),
+        (
+            "cifar",
+            "train",
+            "dataset is 'cifar', but .*: digits, letters, sketches, textures, cifar10, .*, folder:PATH",
+        ),
         ("digits", "dev", "split is 'dev', but .*: train, val, test"),
         ("letters", "Test", "split is 'Test', but .*: train, val, test"),
     ],
@@ -108,6 +118,73 @@ def test_data_are_the_same_in_every_draw_and_every_process():
 def test_unknown_name_lists_those_there_are(name, split, told):
     with pytest.raises(ValueError, match=told):
         datasets.load_split(name, split)
+
+
+# --- The paper's nine -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eurosat(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAVIPRO_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ADAVIPRO_CACHE", str(tmp_path / "cache"))
+    return nine_samples.write("eurosat", tmp_path / "data")
+
+
+@ignore_size
+def test_one_of_the_nine_is_loaded_at_any_size_with_its_labels(eurosat):
+    listing = nine.list_dataset("eurosat")
+    assert datasets.class_names("eurosat") == listing.class_names
+    assert datasets.slug("eurosat") == "eurosat"
+    for split, size in zip(SPLITS, (30, 10, 20), strict=True):
+        for px in (24, 56):
+            found = datasets.load_split("eurosat", split, px)
+            assert (found.images.shape, found.images.dtype) == ((size, 3, px, px), torch.uint8)
+            assert found.objects is None
+            assert found.labels.dtype == torch.int64
+            assert found.labels.tolist() == [label for _, label in listing.pictures[split]]
+    file, _ = listing.pictures["val"][3]
+    expected = to_tensor((listing.folder / file.path).read_bytes(), 56, plain=True)
+    assert torch.equal(datasets.load_split("eurosat", "val").images[3], expected)
+
+
+@ignore_size
+def test_source_of_the_splits_is_said(eurosat, tmp_path):
+    assert datasets.split_source("eurosat") == "ours, version 1"
+    nine_samples.write("dtd", tmp_path / "data", coop=True)
+    assert datasets.split_source("dtd") == "CoOp's split_zhou_DescribableTextures.json"
+    assert datasets.split_source("digits") is None
+    pictures = draw_splits(tmp_path / "own")
+    assert datasets.split_source(f"folder:{pictures}") == "its own folders"
+    shutil.rmtree(pictures / "val")
+    assert datasets.split_source(f"folder:{pictures}") == "its own folders, val held out of train"
+    assert datasets.split_source(f"folder:{pictures / 'test'}") == "dealt 60/20/20"
+
+
+@ignore_size
+def test_version_of_one_of_the_nine_is_its_listings(eurosat):
+    listing = nine.list_dataset("eurosat")
+    assert datasets.version("eurosat") == listing.version
+    assert len(listing.version) == 64
+    assert datasets.version("digits") == datasets.VERSION
+
+
+def test_name_of_one_of_the_nine_is_known_before_its_data_are_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADAVIPRO_DATA", str(tmp_path))
+    for name in nine_samples.CLASSES:
+        datasets.check_name(name)
+        datasets.check_image_px(name, 224)
+        with pytest.raises(SettingError, match=rf"there is no folder .*`adavipro fetch {name}`"):
+            datasets.version(name)
+
+
+def test_embedded_data_read_nothing_of_the_nine(monkeypatch):
+    monkeypatch.setattr(nine, "_list", None)
+    monkeypatch.setattr(nine, "datasets_folder", None)
+    datasets.check_name("digits")
+    assert datasets.split_source("digits") is None
+    assert datasets.class_names("digits")
+    assert datasets.version("digits") == 1
+    assert len(datasets.load_split("digits", "val")) == 594
 
 
 def test_zero_shot_leaves_room_both_ways():

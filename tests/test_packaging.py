@@ -34,13 +34,14 @@ def test_environment_lists_what_pyproject_lists():
     from_conda = [entry for entry in environment if isinstance(entry, str)]
     (from_pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     assert from_pip[-1] == "-e ."
-    expected = [f"python{PROJECT['requires-python']}", "pip", *PROJECT["dependencies"], *EXTRAS["notebooks"]]
+    extras = [*EXTRAS["notebooks"], *EXTRAS["sweeps"], *EXTRAS["paper"]]
+    expected = [f"python{PROJECT['requires-python']}", "pip", *PROJECT["dependencies"], *extras]
     assert parsed(from_conda + from_pip[:-1]) == parsed(expected)
 
 
 def test_constraints_pin_every_direct_dependency_to_a_version_that_it_allows():
     pins = constraints()
-    direct = parsed([*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["docs"], *EXTRAS["dev"]])
+    direct = parsed([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)])
     assert direct.keys() <= pins.keys()
     for name, requirement in direct.items():
         (pin,) = pins[name].specifier

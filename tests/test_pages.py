@@ -4,7 +4,7 @@ import pytest
 from IPython.testing.globalipapp import start_ipython
 from matplotlib.figure import Figure
 
-from adavipro import pages
+from adavipro import pages, presets
 from adavipro.pages import ParameterError
 
 
@@ -43,9 +43,16 @@ def test_a_wrong_parameter_is_one_sentence_and_no_folder_is_made(wrong, told, tm
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_papers_world_says_that_it_is_not_loaded_yet(tmp_path):
-    with pytest.raises(ParameterError, match="world is 'paper', but its data sets cannot be loaded yet"):
-        pages.begin("04_training", world="paper", runs=str(tmp_path))
+def test_the_papers_world_is_for_notebooks_that_need_nothing_of_the_small_one(tmp_path):
+    with pytest.raises(ParameterError, match=r"world is 'paper', but notebook 02_edges .* 04_training"):
+        pages.begin("02_edges", world="paper", runs=str(tmp_path))
+    with pytest.raises(ParameterError, match="dataset is 'digits' and world is 'paper'"):
+        pages.begin("04_training", world="paper", dataset="digits", runs=str(tmp_path))
+    given = {"dataset": "dtd", "prompt_px": 112, "region_px": 56, "epochs": 20, "seed": 0}
+    page = pages.begin("04_training", world="paper", **given, runs=str(tmp_path))
+    run = page.experiment("adavipro")
+    assert (run.model, run.prompt_px, run.epochs) == ("ViT-B-32-quickgelu", 112, 20)
+    assert run.temperature_end == presets.OURS_METHOD["adavipro"]["temperature_end"]
 
 
 def test_a_name_that_only_papermill_knows_is_refused(tmp_path, monkeypatch):

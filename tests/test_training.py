@@ -118,7 +118,7 @@ def test_fit_is_the_plain_loop_and_leaves_the_classifier_alone(clip, train, val,
 def test_method_ends_with_the_weights_of_the_first_best_epoch(clip, train, val, tmp_path, monkeypatch):
     accuracies, seen = [0.25, 0.5, 0.75, 0.75, 0.5, 0.75, 0.5], []
 
-    def evaluate(_, method, split):
+    def evaluate(_, method, split, team):
         assert split is val
         seen.append(copies(method))
         return Evaluation(accuracies[len(seen) - 1], 0.5, 0.5)

@@ -1,0 +1,5 @@
+"""`python -m adavipro`, as torchrun starts it."""
+
+from adavipro.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The commands of `adavipro`, a module for each kind."""
