@@ -8,12 +8,12 @@ from adavipro import datasets, settings
 from adavipro.choices import OpenChoices
 from adavipro.classifiers import PHOTO_TEMPLATE, weights_sha256
 from adavipro.files import canonical_json
+from adavipro.mapping import MAPPINGS
 from adavipro.prompts import KINDS
 from adavipro.schedules import Recipe
 from adavipro.settings import SettingError, setting
 
 METHODS = ("zero-shot", "vp", "adavipro")
-MAPPINGS = ("identity", "frequency", "iterative")
 PRECISIONS = ("float32", "bfloat16")
 MAPPED = (
     "torchvision:",

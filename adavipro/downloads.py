@@ -81,16 +81,16 @@ def fetch(
                     write_json(_stamp(archive), {"sha256": row.sha256})
                     if not keep and row.url:  # what has no address any more is not thrown away
                         archive.unlink()
-    return folder / SPECS[name].places[0]
+    return _folder_of(name, folder)
 
 
 def split_advice(name: str, folder: Path | None = None) -> str:
     """One sentence on who decides the splits of a data set: CoOp's file where it is there, else the kit."""
     _files_of(name)
-    spec = SPECS[name]
-    if not spec.coop:
+    coop = SPECS[name].coop
+    if not coop:
         return f"{name}: the split is {OURS}; CoOp has none"
-    file = (folder or datasets_folder()) / spec.places[0] / f"split_zhou_{spec.coop}.json"
+    file = _folder_of(name, folder or datasets_folder()) / f"split_zhou_{coop}.json"
     if file.exists():
         return f"{name}: the split is CoOp's, {file}"
     return f"{name}: the split is {OURS}, unless you put CoOp's there, as most papers on CLIP use it: {file}"
@@ -123,6 +123,13 @@ def _files_of(name: str) -> list[Download]:
     return [row for row in read_catalogue() if row.dataset == name]
 
 
+def _folder_of(name: str, folder: Path) -> Path:
+    """A data set's folder: CoOp's, unless its pictures lie in torchvision's."""
+    spec = SPECS[name]
+    places = [folder / place for place in spec.places]
+    return next((place for place in places if (place / spec.images).is_dir()), places[0])
+
+
 def _stamp(archive: Path) -> Path:
     """Where it is written which archive was unpacked."""
     return archive.with_name(archive.name + ".json")
@@ -130,15 +137,16 @@ def _stamp(archive: Path) -> Path:
 
 def _state(row: Download, folder: Path) -> str:
     """Whether what a file brings is `THERE`, from us or from the reader, `PARTLY` or `MISSING`."""
-    archive, place = folder / "downloads" / row.file, folder / row.place
+    archive, place, spec = folder / "downloads" / row.file, folder / row.place, SPECS[row.dataset]
     if row.instead and (folder / row.instead).is_dir():
         return THERE
     if place.with_name(place.name + UNPACKING).exists():
         return PARTLY
     other = _stamp(archive).exists() and json.loads(_stamp(archive).read_text())["sha256"] != row.sha256
-    # CoOp's split may lie in a folder before its pictures do
-    held = place.is_dir() and any(not p.name.startswith("split_zhou") for p in place.iterdir())
-    if (held or place.is_file()) and not other:
+    within = Path(row.place).relative_to(spec.places[0])
+    if within == Path():  # the data set's whole folder; CoOp's split may lie there before the pictures
+        within = Path(spec.images)
+    if any((folder / home / within).exists() for home in spec.places) and not other:
         return THERE
     return PARTLY if part_of(archive).exists() else MISSING
 

@@ -142,7 +142,8 @@ def fit(
                 order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
             if within == 0:
                 classifier.refresh_mapping(method, train, epoch)
-                state.mapping = classifier.mapping_index()
+                state.mapping = team.all(classifier.mapping_index())[0]
+                classifier.use_mapping(state.mapping)
             index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
             temperature = temperature_at(epoch, recipe)
             for group in optimizer.param_groups:

@@ -45,7 +45,7 @@ def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
         ("-s model=local-dir:nowhere", "does not exist"),
         ("-s model=no-such-model", "no-such-model"),
         ("-s warmup_steps=9999 -s warmup_share=none", "warm-up takes 9999 steps"),
-        ("--dataset cifar10", "dataset is 'cifar10', .* digits, letters, sketches, textures"),
+        ("--dataset cifar11", "dataset is 'cifar11', .* digits, letters, sketches, textures"),
         ("--prompt-px 29", "prompt_px is 29, .* 28"),
         ("--device nowhere", "nowhere"),
         ("--resume", "no checkpoint"),
@@ -89,9 +89,9 @@ def test_table_2_of_the_shipped_results_as_csv(capsys):
 def test_table_of_a_file_of_ones_own_as_markdown(tmp_path, capsys):
     path = tmp_path / "results.csv"
     path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,8,0.75\n")
-    main(["table", "2", "--results", str(path)])
+    main(["table", "2", "--world", "embedded", "--results", str(path)])
     assert capsys.readouterr().out.splitlines()[2] == "| digits | vp | 62.5 ± 158.8 |"
-    main(["table", "2", "--results", str(path), "--format", "csv"])
+    main(["table", "2", "--world", "embedded", "--results", str(path), "--format", "csv"])
     assert capsys.readouterr().out.splitlines()[1] == "digits,vp,8,2,62.50,158.82"
 
 
@@ -99,7 +99,7 @@ def test_table_without_runs_says_how_to_make_them(tmp_path, capsys):
     path = tmp_path / "results.csv"
     path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\n")
     with pytest.raises(SystemExit) as caught:
-        main(["table", "6", "--results", str(path)])
+        main(["table", "6", "--world", "embedded", "--results", str(path)])
     assert caught.value.code == 2
     assert "no runs for table 6: make them with `adavipro sweep`" in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, c
     if content is not None:
         path.write_text(content)
     with pytest.raises(SystemExit) as caught:
-        main(["table", "2", "--results", str(path)])
+        main(["table", "2", "--world", "embedded", "--results", str(path)])
     assert caught.value.code == 2
     assert re.fullmatch(r"adavipro: .*results\.csv.*\n", capsys.readouterr().err)
 

@@ -115,6 +115,9 @@ def test_a_split_file_that_was_there_first_stays(folder):
     assert state_of("dtd", folder) == MISSING
     fetch("dtd", folder)
     assert tree(folder / "dtd") == ["images/a.jpg", "labels/train1.txt", split.name]
+    shutil.rmtree(folder / "dtd" / "images")
+    fetch("dtd", folder)
+    assert tree(folder / "dtd") == ["images/a.jpg", "labels/train1.txt", split.name]
     assert downloads.split_advice("dtd", folder) == f"dtd: the split is CoOp's, {split}"
     assert downloads.split_advice("cifar10", folder) == f"cifar10: the split is {nine.OURS}; CoOp has none"
 
@@ -162,11 +165,18 @@ def test_what_has_no_address_takes_a_copy_of_the_readers_own(folder, server):
 
 
 def test_a_data_set_that_the_reader_unpacked_is_there(folder, server):
-    for place in ("sun397/SUN397/a", "dtd/images", "ucf101/UCF-101-midframes/Archery"):
+    flowers = ("flowers-102/jpg", "flowers-102/setid.mat")
+    for place in ("sun397/SUN397/a", "dtd/dtd/images", "ucf101/UCF-101-midframes/Archery", *flowers):
         (folder / place).mkdir(parents=True)
-    for name in ("sun397", "dtd", "ucf101"):
+    for name, place in {
+        "sun397": "sun397",
+        "dtd": "dtd/dtd",
+        "ucf101": "ucf101",
+        "flowers102": "flowers-102",
+    }.items():
         assert state_of(name, folder) == THERE
-        fetch(name, folder)
+        assert fetch(name, folder) == folder / place
+        assert f" {folder / place}/split_zhou_" in downloads.split_advice(name, folder)
     assert server.asked == []
     assert not (folder / "downloads").exists()
 

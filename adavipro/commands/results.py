@@ -63,8 +63,8 @@ def table(args: argparse.Namespace) -> None:
 def _beside_published(args: argparse.Namespace) -> None:
     """Print and write the paper's figures, ours from `adavipro sweep tables/table<N>.yaml`, and their difference."""
     stem = args.root / "tables" / f"table{args.number}"
-    results = args.results or stem.with_suffix(".csv")
-    rows = tables.read_rows(results) if results.exists() else []
+    own = stem.with_suffix(".csv")
+    rows = tables.read_results(path=args.results or own) if args.results or own.exists() else []
     from adavipro import grids  # WIRE
 
     lines = grids.beside_published(args.number, rows)
