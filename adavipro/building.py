@@ -29,6 +29,8 @@ def load_classifier(
     else:
         classifier = FrozenClip.load(e.model, names, e.pretrained, e.template, device)
     classifier.precision = getattr(torch, e.precision)
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = e.precision != "float32"  # else its convolutions round to 10 bits
     if e.compile:
         classifier.compile_tower()
     return classifier

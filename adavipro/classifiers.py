@@ -1,5 +1,6 @@
 """Frozen image classifiers: normalised images in, class scores out."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from adavipro.embeddings import class_embeddings
 from adavipro.networks import building, check_clip, check_preprocessing, quicken
+from adavipro.parallel import ALONE, Team
 from adavipro.settings import SettingError
 
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
@@ -45,9 +47,23 @@ def weights_file(model: str) -> Path | None:
 
 
 def weights_sha256(model: str) -> str | None:
-    """sha256 of a model's weight file where it lies in a local folder; None where a library fetches it by tag."""
+    """sha256 of a local folder's weights and config; None of a model that a library fetches by tag.
+
+    Of the small CLIP, whose config ships beside it, it is the weight file's alone.
+    """
     file = weights_file(model)
-    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    if file is None:
+        return None
+    config = file.with_name("config.json" if model.startswith("timm:") else "open_clip_config.json")
+    if model == "small-clip" or not config.exists():
+        return _file_sha256(file, file.stat().st_mtime_ns)
+    both = file.read_bytes() + config.read_bytes()
+    return hashlib.sha256(both).hexdigest()
+
+
+@functools.cache
+def _file_sha256(file: Path, modified_ns: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def check_device(device: str) -> None:
@@ -141,13 +157,16 @@ class FrozenClassifier(nn.Module):
     def use_mapping(self, index: list[int] | None) -> None:
         """Take over an index that `mapping_index` gave; None is the one it starts with."""
 
-    def refresh_mapping(self, method: Callable[[Tensor], Any] | None, train: Any, epoch: int) -> None:
+    def refresh_mapping(
+        self, method: Callable[[Tensor], Any] | None, train: Any, epoch: int, team: Team = ALONE
+    ) -> None:
         """Find the mapping anew where it is due; called at the start of each epoch.
 
         Args:
             method: prompts normalised images as they are prompted at inference; None leaves them as they are.
             train: the training split.
             epoch: the epoch that starts.
+            team: processes that share the work.
         """
 
 

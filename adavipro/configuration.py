@@ -46,7 +46,7 @@ class Experiment(OpenChoices, Recipe):
         None, "how classes of a torchvision or timm model become the data set's", choices=MAPPINGS, later=True
     )
     precision: str = setting(
-        "float32", "numbers of the networks; decisions are float32 always", choices=PRECISIONS, later=True
+        "float32", "numbers of the networks; decisions are sampled in float32", choices=PRECISIONS, later=True
     )
     compile: bool = setting(False, "compile the frozen network with torch.compile", later=True)
 

@@ -51,7 +51,7 @@ class SmmMasks(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in self.WIDTHS[1:])
         with torch.no_grad():
             for conv in self.convolutions:
-                bound = conv.weight[0].numel() ** -0.5
+                bound = next(conv.parameters())[0].numel() ** -0.5  # of the weights
                 for p in conv.parameters():
                     p.copy_(bound * (2 * torch.rand(p.shape, generator=generator) - 1))
 

@@ -98,6 +98,20 @@ def check_image_px(name: str, image_px: int) -> None:
         )
 
 
+def count(name: str, split: str) -> int:
+    """Number of images of one split ("train", "val", "test"); none is decoded."""
+    _check_split(name, split)
+    if folders.is_folder(name):
+        return len(folders.list_folder(folders.path_of(name)).files[split])
+    return len(nine.list_dataset(name).pictures[split] if name in nine.SPECS else draw_split(name, split))
+
+
+def _check_split(name: str, split: str) -> None:
+    check_name(name)
+    if split not in SIZES:
+        raise ValueError(f"split is {split!r}, but the splits are: {', '.join(SIZES)}")
+
+
 def load_split(name: str, split: str, image_px: int = IMAGE_PX) -> Split:
     """Load one split ("train", "val", "test") of a data set, from memory or a mapped file where it has not changed.
 
@@ -105,10 +119,8 @@ def load_split(name: str, split: str, image_px: int = IMAGE_PX) -> Split:
         name: an embedded data set, one of the nine (see `adavipro.nine`), or "folder:PATH" (see `adavipro.folders`).
         image_px: side of the images that the model takes.
     """
-    check_name(name)
+    _check_split(name, split)
     check_image_px(name, image_px)
-    if split not in SIZES:
-        raise ValueError(f"split is {split!r}, but the splits are: {', '.join(SIZES)}")
     if folders.is_folder(name):
         images, labels = folders.load(folders.path_of(name), image_px)[split]
         return Split(images, None, labels)

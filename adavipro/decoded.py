@@ -1,7 +1,7 @@
 """Images of the nine data sets at a model's size: decoded once, kept on disk, mapped into memory.
 
 For each split and size there is one file of bytes (n, 3, px, px) and, written last, its manifest with the sha256 of
-every 64 MiB. It is opened only when all of them are right.
+every 64 MiB. It is opened only when all of them are right, and the pictures are as old as when they were decoded.
 """
 
 import errno
@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from adavipro.decoding import ImageError, to_tensor
 from adavipro.files import PARTIAL, locked, write_json
 from adavipro.formats import Picture
-from adavipro.nine import Listing
+from adavipro.nine import Listing, stat_files
 from adavipro.settings import SettingError
 from adavipro.storage import cache_folder
 
-FORMAT = 1  # of the file and its manifest
+FORMAT = 2  # of the file and its manifest
 CHUNK = 64 * 1024 * 1024  # bytes that one sha256 stands for
 
 
@@ -49,34 +49,52 @@ def open_split(listing: Listing, name: str, split: str, image_px: int, folder: P
         SettingError: if images cannot be used, naming every one; then no file is kept.
         OSError: if the disk has no room, with the bytes needed and free.
     """
-    path = (folder or cache_folder() / "decoded") / name / f"{split}-{image_px}px.bytes"
+    # Each listing has its own files, so that CoOp's split and ours can take turns; those of old ones may be removed.
+    file = f"{split}-{image_px}px-{listing.version[:12]}.bytes"
+    path = (folder or cache_folder() / "decoded") / name / file
     pictures = [picture for picture, _ in listing.pictures[split]]
-    wanted = {"format": FORMAT, "shape": [len(pictures), 3, image_px, image_px], "listing": listing.version}
+    wanted = {
+        "format": FORMAT,
+        "shape": [len(pictures), 3, image_px, image_px],
+        "listing": listing.version,
+        "pictures": _stamp(listing.folder, pictures),
+    }
     images = _open(path, wanted)
-    if images is None:
+    if isinstance(images, str):
         with locked(path.with_suffix(".lock")):
             images = _open(path, wanted)  # another process may have built it while we waited
-            if images is None:
-                if path.with_suffix(".json").exists():
-                    warnings.warn(f"{path} is damaged or of other data: built again", stacklevel=3)
+            if isinstance(images, str):
+                if images:
+                    warnings.warn(f"{path} {images}: built again", stacklevel=3)
                 _build(path, wanted, listing.folder, pictures)
                 images = _open(path, wanted)
-    if images is None:
+    if isinstance(images, str):
         raise OSError(errno.EIO, f"{path} does not hold what was written to it: check the disk")
     return images
 
 
-def _open(path: Path, wanted: dict[str, Any]) -> Tensor | None:
-    """Map a file; None where it is not there, damaged, or not what is wanted."""
+def _stamp(source: Path, pictures: list[Picture]) -> str:
+    """Hash of the pictures' sizes and times. They are other times on other machines, so no run's key holds it."""
+    stats = stat_files(source, sorted({picture.path for picture in pictures}))
+    told = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats.items() if stat]
+    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()
+
+
+def _open(path: Path, wanted: dict[str, Any]) -> Tensor | str:
+    """Map a file, or tell why it cannot be used: "" where there is none."""
+    if not path.with_suffix(".json").exists():
+        return ""
     try:
         manifest = json.loads(path.with_suffix(".json").read_bytes())
         size = path.stat().st_size
     except (FileNotFoundError, ValueError):
-        return None
-    if size != math.prod(wanted["shape"]):
-        return None
+        return "is damaged"
+    if not isinstance(manifest, dict) or size != math.prod(wanted["shape"]):
+        return "is damaged"
+    if manifest.get("pictures") != wanted["pictures"]:
+        return "is of pictures that changed since"
     images = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return images.view(wanted["shape"]) if manifest == wanted | {"sha256": _hashes(images)} else None
+    return images.view(wanted["shape"]) if manifest == wanted | {"sha256": _hashes(images)} else "is damaged"
 
 
 def _hashes(images: Tensor) -> list[str]:

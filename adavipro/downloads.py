@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from adavipro.archives import UNPACKING, is_archive, unpack
+from adavipro.archives import UNPACKING, ArchiveError, is_archive, unpack
 from adavipro.classifiers import data_folder
 from adavipro.files import locked, write_atomically, write_json
-from adavipro.nine import OURS, SPECS
+from adavipro.formats import files_below
+from adavipro.nine import OURS, SPECS, folder_of
 from adavipro.settings import SettingError
 from adavipro.storage import datasets_folder
 from adavipro.tables import read_rows
@@ -28,7 +29,7 @@ class Download:
 
     file: its name, unlike all others. url: blank where there is no address any more. bytes: None where not known.
     sha256: blank where nobody published it. place: where it goes in the folder of data sets; of an archive its folder
-    of that name. instead: a folder that does as well.
+    of that name. instead: a folder of pictures that does as well.
     """
 
     dataset: str
@@ -58,10 +59,12 @@ def fetch(
 ) -> Path:
     """Download and unpack one of the nine data sets; what is there is left as it is. Returns its folder.
 
+    Where one of its files cannot be had the others are still brought, and then all that failed is told at once.
+
     Args:
         folder: of all data sets (default: `datasets_folder()`); downloads/ in it takes what comes.
         mirror: address of a folder that holds the files under their names, in place of the published addresses.
-        keep: whether an archive stays when it was unpacked; one without an address always does.
+        keep: whether an archive that was downloaded stays when it was unpacked; the reader's own always does.
 
     Raises:
         SettingError: if there is no such data set, or the mirror is no address.
@@ -71,17 +74,18 @@ def fetch(
     rows, folder = _files_of(name), folder or datasets_folder()
     if mirror and not mirror.startswith(("https://", "http://", "file://")):
         raise SettingError(f"mirror is {mirror!r}, but it must begin with https://, http:// or file://")
+    failed: list[DownloadError | ArchiveError] = []
     for row in rows:
-        if _state(row, folder) != THERE:
-            archive, place = folder / "downloads" / row.file, folder / row.place
-            with locked(archive.with_name(archive.name + ".lock")):
-                if _state(row, folder) != THERE:  # no other process was faster
-                    _obtain(row, archive, place, mirror, progress_bar)
-                    _install(archive, place)
-                    write_json(_stamp(archive), {"sha256": row.sha256})
-                    if not keep and row.url:  # what has no address any more is not thrown away
-                        archive.unlink()
-    return _folder_of(name, folder)
+        try:
+            if _state(row, folder) != THERE:
+                _bring(row, folder, mirror, progress_bar, keep)
+        except (DownloadError, ArchiveError) as error:
+            failed.append(error)
+    if len(failed) > 1:
+        raise DownloadError("; ".join(map(str, failed)))
+    if failed:
+        raise failed[0]
+    return folder_of(name, folder)
 
 
 def split_advice(name: str, folder: Path | None = None) -> str:
@@ -90,7 +94,7 @@ def split_advice(name: str, folder: Path | None = None) -> str:
     coop = SPECS[name].coop
     if not coop:
         return f"{name}: the split is {OURS}; CoOp has none"
-    file = _folder_of(name, folder or datasets_folder()) / f"split_zhou_{coop}.json"
+    file = folder_of(name, folder or datasets_folder()) / f"split_zhou_{coop}.json"
     if file.exists():
         return f"{name}: the split is CoOp's, {file}"
     return f"{name}: the split is {OURS}, unless you put CoOp's there, as most papers on CLIP use it: {file}"
@@ -123,11 +127,10 @@ def _files_of(name: str) -> list[Download]:
     return [row for row in read_catalogue() if row.dataset == name]
 
 
-def _folder_of(name: str, folder: Path) -> Path:
-    """A data set's folder: CoOp's, unless its pictures lie in torchvision's."""
-    spec = SPECS[name]
-    places = [folder / place for place in spec.places]
-    return next((place for place in places if (place / spec.images).is_dir()), places[0])
+def _place(row: Download, folder: Path) -> Path:
+    """Where a file goes: to its data set's pictures, wherever they lie already."""
+    within = Path(row.place).relative_to(SPECS[row.dataset].places[0])
+    return folder_of(row.dataset, folder) / within
 
 
 def _stamp(archive: Path) -> Path:
@@ -137,18 +140,40 @@ def _stamp(archive: Path) -> Path:
 
 def _state(row: Download, folder: Path) -> str:
     """Whether what a file brings is `THERE`, from us or from the reader, `PARTLY` or `MISSING`."""
-    archive, place, spec = folder / "downloads" / row.file, folder / row.place, SPECS[row.dataset]
-    if row.instead and (folder / row.instead).is_dir():
+    archive, place, spec = folder / "downloads" / row.file, _place(row, folder), SPECS[row.dataset]
+    if row.instead and _holds(folder / row.instead, ".jpg"):
         return THERE
     if place.with_name(place.name + UNPACKING).exists():
         return PARTLY
     other = _stamp(archive).exists() and json.loads(_stamp(archive).read_text())["sha256"] != row.sha256
-    within = Path(row.place).relative_to(spec.places[0])
-    if within == Path():  # the data set's whole folder; CoOp's split may lie there before the pictures
-        within = Path(spec.images)
-    if any((folder / home / within).exists() for home in spec.places) and not other:
+    home = folder_of(row.dataset, folder)
+    images, *lists = (home / part for part in (spec.images, *spec.lists))
+    # CoOp's split may lie there before the pictures, and pictures without their lists are of no use.
+    parts = [_holds(images, ".bin" if images.name.startswith("cifar") else ".jpg")] * images.is_relative_to(
+        place
+    )
+    parts += [file.exists() for file in lists if file.is_relative_to(place)]
+    if not other and (all(parts) if parts else _holds(place)):
         return THERE
-    return PARTLY if part_of(archive).exists() else MISSING
+    return PARTLY if any(parts) or part_of(archive).exists() else MISSING
+
+
+def _holds(place: Path, ending: str = "") -> bool:
+    """Whether a file is there, or a folder with at least one file in it or below that has the ending."""
+    return place.is_file() or any(file.endswith(ending) for _, file in files_below(place))
+
+
+def _bring(row: Download, folder: Path, mirror: str | None, progress_bar: bool, keep: bool) -> None:
+    """Obtain and install one file, unless another process did so while we waited."""
+    archive = folder / "downloads" / row.file
+    with locked(archive.with_name(archive.name + ".lock")):
+        if _state(row, folder) != THERE:
+            own, place = archive.exists(), _place(row, folder)
+            _obtain(row, archive, place, mirror, progress_bar)
+            _install(archive, place)
+            write_json(_stamp(archive), {"sha256": row.sha256})
+            if not (own or keep):
+                archive.unlink()
 
 
 def _obtain(row: Download, archive: Path, place: Path, mirror: str | None, progress_bar: bool) -> None:
@@ -166,7 +191,7 @@ def _obtain(row: Download, archive: Path, place: Path, mirror: str | None, progr
         url = f"{mirror.rstrip('/')}/{row.file}" if mirror else row.url
         download(url, archive, row.bytes, row.sha256, progress_bar)
     except DownloadError as error:
-        way_out = f"a copy of your own may lie at {archive}, or unpacked at {place}"
+        way_out = f"a copy that you save by hand may lie at {archive}, or unpacked at {place}"
         raise DownloadError(f"{row.file} cannot be had: {error}; {way_out}") from error
 
 

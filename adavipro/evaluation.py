@@ -9,9 +9,10 @@ from torch import Tensor
 
 from adavipro import masks
 from adavipro.classifiers import FrozenClassifier
+from adavipro.controls import SmmMasks
 from adavipro.datasets import Split
 from adavipro.method import AdaViPro
-from adavipro.parallel import Team
+from adavipro.parallel import ALONE, Team
 
 EVALUATION_BATCH = 250
 
@@ -23,7 +24,7 @@ class Evaluation:
     accuracy: share of images that are right. share_on: share of the regions within the prompt's reach that are
     on. mask_diversity: how much masks differ between images (0 not at all, 1 at most). object_cover: share of the
     objects' pixels under the prompt; None where the data set knows no objects. The last three are None where there
-    is no prompt.
+    is no prompt, or where masks have no bounds (SMM's).
     """
 
     accuracy: float
@@ -32,10 +33,9 @@ class Evaluation:
     object_cover: float | None = None
 
 
-def batches(split: Split, size: int, share: slice | None = None) -> Iterator[slice]:
-    """Cut a split, or a share of it, into slices of at most `size` images, in order."""
-    start, stop, _ = (share or slice(None)).indices(len(split))
-    return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
+def batches(split: Split, size: int, team: Team = ALONE) -> Iterator[slice]:
+    """Cut a split into slices of at most `size` images, in order; of several processes each takes its own of them."""
+    return (slice(i, i + size) for i in range(size * team.rank, len(split), size * team.size))
 
 
 @torch.no_grad()
@@ -44,18 +44,18 @@ def evaluate(
     method: AdaViPro | None,
     split: Split,
     choose_decisions: Callable[[Tensor, slice], Tensor] | None = None,
-    team: Team = Team(),  # noqa: B008 (it cannot change)
+    team: Team = ALONE,
 ) -> Evaluation:
     """Classify each image of a split once, with its prompt; without a method, zero-shot.
 
     Args:
         choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
             masks of the same share.
-        team: processes that share the split; each image is classified by one of them.
+        team: processes that share the split's batches; each image is classified by one of them.
     """
     device = classifier.mean.device
     right, decisions, covered = 0.0, [], 0.0
-    for part in batches(split, EVALUATION_BATCH, team.share(len(split))):
+    for part in batches(split, EVALUATION_BATCH, team):
         images = classifier.normalise(split.images[part].to(device))
         if method is not None:
             prompted = method(images)
@@ -70,6 +70,8 @@ def evaluate(
     right, covered = team.sum(right, covered, device=device)
     accuracy = right / len(split)
     if method is None:
+        return Evaluation(accuracy)
+    if isinstance(method.masks, SmmMasks):  # without bounds: they are no shares
         return Evaluation(accuracy)
     chosen = team.gather(decisions)
     live = method.live_regions().to(chosen.device)

@@ -23,12 +23,10 @@ from adavipro.environment import peak_memory_mb
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.files import locked, to_csv, write_atomically, write_json
 from adavipro.method import AdaViPro
-from adavipro.parallel import Team
+from adavipro.parallel import ALONE, Team
 from adavipro.progress import Progress
 from adavipro.schedules import Recipe, steps_an_epoch, warmup_length
 from adavipro.settings import SettingError
-
-ALONE = Team()
 
 
 def recipe_of(experiment: Experiment) -> Recipe:
@@ -87,10 +85,14 @@ def _prepare(experiment: Experiment, root: Path, resume: bool | None, device: st
 @contextlib.contextmanager
 def _alone_in(folder: Path, team: Team) -> Iterator[None]:
     """Keep other processes out of a run's folder while this is open; they wait, and find the work done."""
+    if team.size == 1:
+        with locked(folder / "lock"):
+            yield
+        return
     with contextlib.ExitStack() as held:
-        if team.rank == 0:
-            held.enter_context(locked(folder / "lock"))
-        team.all(None)
+        # Together, for a process that waits for the others in a collective gives up after some minutes.
+        while not team.all(team.rank > 0 or held.enter_context(locked(folder / "lock", wait=False)))[0]:
+            time.sleep(1)
         yield
 
 
@@ -109,7 +111,7 @@ def _train(
     if first:
         write_json(folder / "config.json", asdict(experiment))
     if method is None:
-        classifier.refresh_mapping(None, train, 0)
+        classifier.refresh_mapping(None, train, 0, team)
         return Progress(mapping=classifier.mapping_index(), best_mapping=classifier.mapping_index())
     resumed = bool(checkpoints.steps_saved(folder / "checkpoints")) if resume is None else resume
     resumed = all(team.all(resumed))

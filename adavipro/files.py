@@ -46,12 +46,20 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file; wait while another process holds it. It is freed when its holder dies."""
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file; it is freed when its holder dies. Gives whether it is held.
+
+    Args:
+        wait: wait while another process holds it; otherwise it is then not held.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from adavipro.classifiers import FrozenClassifier, check_device, clean_class_nam
 from adavipro.datasets import Split
 from adavipro.evaluation import EVALUATION_BATCH, batches
 from adavipro.networks import building, nearest
+from adavipro.parallel import ALONE, Team
 from adavipro.settings import SettingError
 
 MAPPINGS = ("identity", "frequency", "iterative")
@@ -33,7 +34,7 @@ def _from_torchvision(name: str, pretrained: str | None) -> Source:
         told = f"model is 'torchvision:{name}', but torchvision has no such image classifier"
         raise SettingError(told + nearest(name, known))
     tags = torchvision.models.get_model_weights(name)
-    wanted = tags.DEFAULT if pretrained in (None, "random") else tags.__members__.get(str(pretrained))
+    wanted = tags.DEFAULT if pretrained == "random" else tags.__members__.get(str(pretrained))
     if wanted is None:
         told = f"pretrained is {pretrained!r}, but the weights of torchvision:{name} are"
         raise SettingError(f"{told}: {', '.join(tag.name for tag in tags)}, random")
@@ -57,7 +58,7 @@ def _from_timm(name: str, pretrained: str | None) -> Source:
             raise SettingError(told + nearest(architecture, timm.list_models()))
         tags = [n.partition(".")[2] for n in timm.list_models(f"{architecture}.*", pretrained=True)]
         tag = tag if pretrained in (None, "random") else str(pretrained)
-        if (tag and tag not in tags) or (not tags and pretrained != "random"):
+        if (tag or pretrained != "random") and tag not in tags:
             told = f"pretrained is {tag or pretrained!r}, but the weights of timm:{architecture} are"
             raise SettingError(f"{told}: {', '.join([*tags, 'random'])}")
         name = f"{architecture}.{tag}" if tag else architecture
@@ -159,8 +160,8 @@ class MappedClassifier(FrozenClassifier):
 
         Args:
             model: "torchvision:NAME", "timm:NAME" or "timm:local-dir:FOLDER" (config.json and model.safetensors).
-            pretrained: tag of the weights ("IMAGENET1K_V2"); None is the library's default, or the folder's;
-                "random" an untrained network, the same for everyone.
+            pretrained: tag of the weights ("IMAGENET1K_V2"); None where a folder or a timm name ("resnet50.a1_in1k")
+                says it; "random" is an untrained network, the same for everyone.
             mapping: how its classes become the data set's, one of MAPPINGS.
 
         Raises:
@@ -202,21 +203,30 @@ class MappedClassifier(FrozenClassifier):
             )
         self.index.copy_(torch.tensor(wanted))
 
-    def refresh_mapping(self, method: Callable[[Tensor], Any] | None, train: Split, epoch: int) -> None:
+    def refresh_mapping(
+        self, method: Callable[[Tensor], Any] | None, train: Split, epoch: int, team: Team = ALONE
+    ) -> None:
         """Find the mapping anew where it is due: "iterative" in every epoch, "frequency" in epoch 0 only."""
         if self.mapping == "iterative":
-            self.use_mapping(greedy_mapping(self.count(train, method)))
+            self.use_mapping(greedy_mapping(self.count(train, method, team)))
         elif self.mapping == "frequency" and epoch == 0:
-            self.use_mapping(greedy_mapping(self.count(train)))
+            self.use_mapping(greedy_mapping(self.count(train, team=team)))
 
     @torch.no_grad()
-    def count(self, split: Split, method: Callable[[Tensor], Any] | None = None) -> Tensor:
-        """Count how often images of each class are taken for each source class: int64 (source classes, k)."""
+    def count(
+        self, split: Split, method: Callable[[Tensor], Any] | None = None, team: Team = ALONE
+    ) -> Tensor:
+        """Count how often images of each class are taken for each source class: int64 (source classes, k).
+
+        Args:
+            method: prompts normalised images; None leaves them as they are.
+            team: processes that share the split's batches; all of them get the counts of the whole.
+        """
         counts = torch.zeros(self.sources, len(self.class_names), dtype=torch.int64)
-        for part in batches(split, EVALUATION_BATCH):
+        for part in batches(split, EVALUATION_BATCH, team):
             images = self.normalise(split.images[part].to(self.mean.device))
             if method is not None:
                 images = method(images).images
             found = (self.outputs(images).argmax(1).cpu(), split.labels[part])
             counts.index_put_(found, torch.tensor(1), accumulate=True)
-        return counts
+        return torch.stack(team.all(counts)).sum(0)

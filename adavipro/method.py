@@ -74,7 +74,7 @@ class AdaViPro(nn.Module):
         with torch.no_grad():
             edges = self.edges(images)
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.masks(edges)
+            return self.masks(edges).float()
 
     def forward(
         self,

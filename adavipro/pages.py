@@ -45,6 +45,7 @@ class Knobs:
     epochs: int = setting(5, "passes over the training images", low=1)
     draws: int = setting(2000, "samples of the noise", low=10)
     pictures: int = setting(8, "images in a row of a figure", low=1, high=16)
+    source_pictures: int = setting(5000, "pictures that a classifier of the notebook is trained on", low=1000)
     study: str = setting("edges", "setting whose ablation is rerun")
     value: str = setting("False", "value of that setting, as the results have it")
     folder: str | None = setting(None, "folder of your own images, PATH/class/image; none: one is made")
@@ -118,14 +119,14 @@ def begin(name: str, **parameters: Any) -> Page:
         ParameterError: if papermill was given a name that the notebook does not have, or a value is wrong.
     """
     try:
-        _refuse_unknown(name, _injected_names(), list(parameters))
+        refuse_unknown(name, injected_names(), list(parameters))
         knobs = from_mapping(Knobs, parameters)
         return _open(name, {k: getattr(knobs, k) for k in parameters}, knobs)
     except ValueError as error:
         raise ParameterError(str(error)) from None
 
 
-def _injected_names() -> list[str]:
+def injected_names() -> list[str]:
     """Names that papermill set, read from the cell that it added."""
     shell = get_ipython()
     sources: Iterable[str] = shell.user_ns.get("In", []) if shell else []
@@ -140,7 +141,8 @@ def _injected_names() -> list[str]:
     ]
 
 
-def _refuse_unknown(name: str, given: list[str], known: list[str]) -> None:
+def refuse_unknown(name: str, given: list[str], known: list[str]) -> None:
+    """Raise a SettingError where papermill was given a parameter that a notebook does not have."""
     for wrong in (n for n in given if n not in known):
         raise SettingError(
             f"notebook {name} has no parameter {wrong!r}: its parameters are {', '.join(known)}"

@@ -54,10 +54,6 @@ class Team:
             return Rows(slice(0, 1), images, 0.0)
         return Rows(slice(low, high), images, (high - low) * self.size / images)
 
-    def share(self, images: int) -> slice:
-        """The share of a split: every image is in one process's share."""
-        return slice(images * self.rank // self.size, images * (self.rank + 1) // self.size)
-
     def wrap(self, method: nn.Module) -> nn.Module:
         """The module whose gradients are averaged over the processes; frozen networks stay outside."""
         return nn.parallel.DistributedDataParallel(method) if self.size > 1 else method
@@ -83,3 +79,6 @@ class Team:
         if self.size > 1:
             parts = [part for found in self.all([p.cpu() for p in parts]) for part in found]
         return torch.cat(parts)
+
+
+ALONE = Team()

@@ -70,4 +70,10 @@ def preset(world: str, method: str, recipe: str = "paper", **overrides: Any) -> 
         values |= {"dataset": PAPER_DATASET, **PAPER}
         if recipe == "ours":
             values |= OURS | OURS_METHOD.get(method, {})
-    return from_mapping(Experiment, {**values, **variant, **overrides})
+    values |= variant | overrides
+    if values.get("random_share") == "learned":
+        raise SettingError(
+            "random_share is 'learned', which only a table knows, from the AdaViPro run beside it: give a share from 0 "
+            "to 1, or sweep tables/controls.yaml"
+        )
+    return from_mapping(Experiment, values)

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from adavipro import executing
 from adavipro.classifiers import data_folder
 from adavipro.files import canonical_json
 
@@ -70,51 +68,28 @@ def key(notebook: Path, parameters: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
 
-def papermill(notebook: Path, target: Path, parameters: dict[str, Any], *options: str) -> list[str]:
-    """The command line that executes a notebook into `target` with parameters; texts are passed as they stand."""
-    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", *options]
-    for name, value in parameters.items():
-        command += ["-r" if isinstance(value, str) else "-p", name, str(value)]
-    return [*command, str(notebook), str(target)]
-
-
 def finished(folder: Path) -> bool:
     """Whether a notebook ran to its end: result.json with this folder's key, and the executed notebook."""
     try:
         result = json.loads((folder / "result.json").read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return result.get("key") == folder.name and (folder / "notebook.ipynb").exists()
+    return result.get("key") == folder.name and (folder / executing.DONE).exists()
 
 
 def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float = LIMIT_S) -> Rerun:
     """Execute a notebook with papermill into <runs>/notebooks/<name>-<key>/, unless that is finished.
 
-    Finished is exit code 0 and a result.json with the key: papermill alone takes a killed kernel for a success.
-    What a failed one left stays as failed.ipynb.
+    Finished is exit code 0 and a result.json with the key. What a failed one left stays as failed.ipynb.
     """
     folder = runs.resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
     if finished(folder):
         return Rerun(notebook.stem, folder, repeated=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "notebook.ipynb"):
+    for name in ("result.json", executing.DONE):
         (folder / name).unlink(missing_ok=True)
-    running = folder / f"running-{os.getpid()}.ipynb"
-    command = papermill(notebook, running, {**parameters, "runs": str(runs.resolve()), "out": str(folder)})
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-        told = done.stderr.strip().splitlines() or [f"papermill ended with code {done.returncode}"]
-        wrong = told[-1:] if done.returncode else []
-    except subprocess.TimeoutExpired:
-        wrong = [f"stopped after {limit_s:.0f} s"]
-    if not wrong and not (folder / "result.json").exists():
-        wrong = ["ended without a result: its kernel died, or a cell left it"]
-    if wrong:
-        if running.exists():
-            running.replace(folder / "failed.ipynb")
-        return Rerun(notebook.stem, folder, repeated=True, error=wrong[0])
-    running.replace(folder / "notebook.ipynb")
-    return Rerun(notebook.stem, folder, repeated=True)
+    given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
+    error = executing.execute(notebook, folder, given, "result.json", limit_s)
+    return Rerun(notebook.stem, folder, repeated=True, error=error)
 
 
 def reproduce(runs: Path, chosen: Iterable[Path] | None = None, **parameters: Any) -> list[Rerun]:

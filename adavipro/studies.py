@@ -55,9 +55,7 @@ def runs_of(
     runs = sweeps.grid(names, ["adavipro"], [FULL_PX], seeds)
     if study == "random_share":
         learned = {
-            (r["dataset"], int(r["prompt_px"]), int(r["seed"])): min(
-                max(round(float(r["share_on"]), 2), 0.01), 0.99
-            )
+            (r["dataset"], int(r["prompt_px"]), int(r["seed"])): learned_share(float(r["share_on"]))
             for r in main
             if r["method"] == "adavipro"
         }
@@ -66,10 +64,15 @@ def runs_of(
     return [(value, _changed(r, **{study: value})) for value in ABLATIONS[study] for r in runs]
 
 
+def learned_share(share_on: float) -> float:
+    """The share of regions that random masks take from learned ones: in per cent, neither none nor all."""
+    return min(max(round(share_on, 2), 0.01), 0.99)
+
+
 def _changed(run: Experiment, **changes: Any) -> Experiment:
     if "epochs" in changes and run.method == "adavipro":
         changes["temperature_gamma"] = round(run.temperature_gamma ** (run.epochs / changes["epochs"]), 3)
-    cell = {"dataset": run.dataset, "prompt_px": run.prompt_px, "seed": run.seed}
+    cell: dict[str, Any] = {"dataset": run.dataset, "prompt_px": run.prompt_px, "seed": run.seed}
     return presets.preset(sweeps.WORLD, run.method, **cell, **changes)
 
 
@@ -88,13 +91,14 @@ def run_study(
     main: list[dict[str, Any]],
     search: list[dict[str, Any]],
     root: Path,
-    workers: int | None = None,
     keep: dict[str, list[Any]] | None = None,
+    **how: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Run a study, or read what is finished. Returns a row a run, and the errors by run folder.
 
     Args:
         keep: only runs whose settings are among these values.
+        how: `workers`, `scheduler`, `limit_s` and `device` of `sweeps.sweep`.
     """
     wanted = [
         (value, run)
@@ -104,7 +108,7 @@ def run_study(
             for name, values in (keep or {}).items()
         )
     ]
-    rows, errors = sweeps.sweep([run for _, run in wanted], sweeps.report_run, root, workers)
+    rows, errors = sweeps.sweep([run for _, run in wanted], "report", root, **how)
     values = {run.key(): value for value, run in wanted}
     return [{"study": study, "value": values[row["key"]], **row} for row in rows], errors
 

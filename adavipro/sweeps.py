@@ -1,26 +1,25 @@
-"""Grids of runs on one machine: what is finished is kept, what failed is recorded, the rest goes on."""
+"""Grids of runs on Dask: what is finished is kept, what failed is recorded, the rest goes on."""
 
-import contextlib
 import itertools
-import json
-import multiprocessing
-import os
-import queue
+import shlex
 import statistics
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from adavipro import datasets, experiment, presets
+from adavipro import datasets, executing, files, machines, presets, sheets
 from adavipro.experiment import Experiment
+from adavipro.settings import SettingError
+from adavipro.sheets import Run
 
 WORLD = "embedded"
 FINAL_MARGIN = 1.0  # points of accuracy
+FAILED = "failed.json"
 
 
 def grid(
@@ -33,53 +32,6 @@ def grid(
     for seed, name, px, method in itertools.product(seeds, names, frames_px, trained):
         runs.append(presets.preset(WORLD, method, dataset=name, prompt_px=px, seed=seed))
     return runs
-
-
-def report_run(run: Experiment, root: Path) -> dict[str, Any]:
-    """One run with its test figure, as a row of the results file."""
-    result = experiment.run(run, root, progress_bar=False)
-    return row_of(run, result, root)
-
-
-def row_of(run: Experiment, result: dict[str, Any], root: Path) -> dict[str, Any]:
-    """A finished run as a row: what was run, what came out, what it cost."""
-    timing = run.folder(root) / "timing.json"
-    seconds = json.loads(timing.read_text())["seconds"] if timing.exists() else None
-    return {
-        "dataset": run.dataset,
-        "method": run.method,
-        "prompt_px": None if run.method == "zero-shot" else run.prompt_px,
-        "seed": run.seed,
-        "test_accuracy": result["test_accuracy"],
-        "val_accuracy": result["val_accuracy"],
-        "share_on": result["share_on"],
-        "mask_diversity": result["mask_diversity"],
-        "object_cover": result["object_cover"],
-        "best_epoch": result["best_epoch"],
-        "steps": result["steps"],
-        "seconds": seconds,
-        "parameters": result["parameters"],
-        "key": result["key"],
-        "versions": " ".join(f"{k}={v}" for k, v in result["versions"].items()),
-    }
-
-
-def validate_run(run: Experiment, root: Path) -> dict[str, Any]:
-    """One run as far as validation, as a row of the search file; the test split is not touched."""
-    _, _, progress = experiment.train_or_resume(run, root, progress_bar=False)
-    best = progress.history[progress.best_epoch]
-    return {
-        "dataset": run.dataset,
-        "method": run.method,
-        "prompt_px": run.prompt_px,
-        "seed": run.seed,
-        "val_accuracy": progress.best_accuracy,
-        "last_val_accuracy": progress.history[-1]["val_accuracy"],
-        "share_on": best["share_on"],
-        "mask_diversity": best["mask_diversity"],
-        **{k: getattr(run, k) for k in presets.SEARCH[run.method]},
-        "key": run.key(),
-    }
 
 
 def candidates(method: str, frame_px: int, seeds: Iterable[int]) -> list[Experiment]:
@@ -110,15 +62,16 @@ def ranking(rows: Iterable[dict[str, Any]], method: str) -> list[dict[str, str]]
     ]
 
 
-def search(
-    method: str, frame_px: int, root: Path, workers: int | None = None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def search(method: str, frame_px: int, root: Path, **how: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Search a method's recipe on validation, in two rounds. Returns a row a run, and errors by run folder.
 
     All candidates run with the first search seed; those whose mean over data sets is within FINAL_MARGIN of the
     best then run with the others; at other widths than the default, which pick no recipe, the first round does.
+
+    Args:
+        how: `workers`, `scheduler`, `limit_s` and `device` of `sweep`.
     """
-    rows, errors = sweep(candidates(method, frame_px, presets.SEARCH_SEEDS[:1]), validate_run, root, workers)
+    rows, errors = sweep(candidates(method, frame_px, presets.SEARCH_SEEDS[:1]), "validate", root, **how)
     ranked = ranking(rows, method)
     least = float(ranked[0]["mean val (%)"]) - FINAL_MARGIN if ranked else 0.0
     finalists = [recipe for recipe in ranked if float(recipe["mean val (%)"]) >= least]
@@ -128,60 +81,82 @@ def search(
         for run in candidates(method, frame_px, others)
         if any(all(str(getattr(run, n)) == recipe[n] for n in presets.SEARCH[method]) for recipe in finalists)
     ]
-    more, more_errors = sweep(final, validate_run, root, workers)
+    more, more_errors = sweep(final, "validate", root, **how)
     return rows + more, errors | more_errors
 
 
 def sweep(
-    runs: list[Experiment],
-    work: Callable[[Experiment, Path], dict[str, Any]],
+    runs: Sequence[Run],
+    work: str,
     root: Path,
     workers: int | None = None,
+    scheduler: str | None = None,
+    limit_s: float | None = None,
+    device: str = "cpu",
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Do the work for every run, in processes with the cores shared out. Returns rows and errors by run folder.
+    """Do the work for every run, each in a papermill process. Returns rows, and errors by run folder.
 
-    Rows come in the order of the runs. A run that fails, or whose process is killed, does not stop the others. Calling
-    it again repeats nothing that is finished.
+    Rows come in the order of the runs. A run that fails does not stop the others; failed.json in its folder says why,
+    failed.ipynb how far it came. A worker that dies is started again, and its run goes on from its checkpoint; the run
+    has failed when it takes a fourth one with it. Calling it again repeats nothing that is finished.
+
+    Args:
+        work: "report" (with the test figure) or "validate" (without); baselines are always reported.
+        workers: how many runs at a time; none: one a GPU or a core. The cores are shared out.
+        scheduler: address of a Dask cluster that runs already; none: one is started here.
+        limit_s: seconds of wall clock for one run; none: no limit.
+
+    Raises:
+        SettingError: if there is no cluster to run on, or its machines do not share the root.
     """
-    workers = workers or os.cpu_count() or 1
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    spawn = multiprocessing.get_context("spawn")
-    rows: dict[int, dict[str, Any]] = {}
+    root = root.resolve()
+    rows = {run.folder(root): sheets.finished_row(run, sheets.kind_of(run, work), root) for run in runs}
+    todo = {folder.name: run for run in runs if rows[folder := run.folder(root)] is None}
     errors: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        idle: queue.SimpleQueue[ProcessPoolExecutor | None] = queue.SimpleQueue()
-        for _ in range(workers):
-            idle.put(None)  # a place for a worker; the process starts with its first run
+    if todo and not sheets.NOTEBOOK.exists():
+        raise SettingError(f"there is no notebook {sheets.NOTEBOOK}: run this in a checkout of the project")
 
-        def in_a_worker(run: Experiment) -> dict[str, Any]:
-            # Each worker is a pool of one, so that a killed process takes only its own run with it.
-            pool = idle.get() or stack.enter_context(
-                ProcessPoolExecutor(1, spawn, torch.set_num_threads, (threads,))
-            )
-            try:
-                row = pool.submit(work, run, root).result()
-            except BrokenProcessPool:
-                idle.put(None)
-                raise
-            except BaseException:
-                idle.put(pool)
-                raise
-            idle.put(pool)
-            return row
+    def ended(name: str, error: str | None) -> None:
+        run, folder = todo[name], root / name
+        rows[folder] = sheets.finished_row(run, sheets.kind_of(run, work), root)
+        if rows[folder] is None:
+            errors[name] = error or "it ended without a result"
+            _record(folder, errors[name], jobs[name]["parameters"])
+        else:
+            for left in (FAILED, executing.FAILED):
+                (folder / left).unlink(missing_ok=True)
+        bar.set_postfix_str(f"{len(errors)} failed" if errors else "")
+        bar.update()
 
-        dispatcher = stack.enter_context(ThreadPoolExecutor(workers))
-        tasks = {dispatcher.submit(in_a_worker, run): i for i, run in enumerate(runs)}
-        try:
-            for task in tqdm(as_completed(tasks), total=len(tasks), unit="run"):
-                index = tasks[task]
-                try:
-                    rows[index] = task.result()
-                except (
-                    Exception,
-                    SystemExit,
-                ) as error:  # recorded, not hidden; SIGTERM ends a worker's run so
-                    errors[runs[index].folder(root).name] = f"{type(error).__name__}: {error}"
-        except BaseException:
-            dispatcher.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [rows[i] for i in sorted(rows)], errors
+    if todo:
+        jobs = {
+            name: _job(run, sheets.kind_of(run, work), root, limit_s, device) for name, run in todo.items()
+        }
+        with (
+            tqdm(total=len(rows), initial=len(rows) - len(todo), unit="run") as bar,
+            machines.cluster(workers, device, scheduler, len(todo)) as client,
+        ):
+            tqdm.write(f"watch the runs at {client.dashboard_link}", file=sys.stderr)
+            machines.execute_all(client, root, jobs, ended)
+    return [row for run in runs if (row := rows[run.folder(root)]) is not None], errors
+
+
+def _job(run: Run, kind: str, root: Path, limit_s: float | None, device: str) -> dict[str, Any]:
+    """What `executing.execute` needs for a run."""
+    given = {"kind": kind, "settings": files.canonical_json(asdict(run)), "runs": str(root), "device": device}
+    return {
+        "notebook": sheets.NOTEBOOK,
+        "folder": run.folder(root),
+        "parameters": given,
+        "proof": sheets.PROOFS[kind],
+        "limit_s": limit_s,
+        "cwd": Path.cwd(),
+    }
+
+
+def _record(folder: Path, error: str, parameters: dict[str, Any]) -> None:
+    """Write what went wrong into a run's folder, with the command that does it again by hand."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = executing.papermill(sheets.NOTEBOOK, folder / "by-hand.ipynb", parameters)
+    told = {"error": error, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "command": shlex.join(command)}
+    files.write_json(folder / FAILED, told)

@@ -16,7 +16,7 @@ from adavipro.classifiers import FrozenClassifier
 from adavipro.datasets import Split
 from adavipro.evaluation import evaluate
 from adavipro.method import AdaViPro
-from adavipro.parallel import Rows, Team
+from adavipro.parallel import ALONE, Rows, Team
 from adavipro.progress import Progress, load_progress, save_progress
 from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 from adavipro.seeds import generator
@@ -100,7 +100,7 @@ def fit(
     generator_momentum: float = 0.9,
     progress_bar: bool = True,
     watch: Watch | None = None,
-    team: Team = Team(),  # noqa: B008 (it cannot change)
+    team: Team = ALONE,
 ) -> Progress:
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
@@ -141,9 +141,8 @@ def fit(
             if within == 0 or len(order) == 0:
                 order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
             if within == 0:
-                classifier.refresh_mapping(method, train, epoch)
-                state.mapping = team.all(classifier.mapping_index())[0]
-                classifier.use_mapping(state.mapping)
+                classifier.refresh_mapping(method, train, epoch, team)
+                state.mapping = classifier.mapping_index()
             index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
             temperature = temperature_at(epoch, recipe)
             for group in optimizer.param_groups:
@@ -189,9 +188,8 @@ def fit(
                     watch(method, state.history)
                 if first:
                     save_progress(folder, method, optimizer, best, state, identity)
-                bar.set_postfix_str(
-                    f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f} on {shown.share_on:.0%}"
-                )
+                told = f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f}"
+                bar.set_postfix_str(told if shown.share_on is None else f"{told} on {shown.share_on:.0%}")
 
             # A request to stop that came meanwhile, to any process: the step is done, save it and end.
             if any(team.sum(stop.asked or 0, device=device)):
@@ -209,9 +207,9 @@ def fit(
 
 
 def _warn_of_collapse(method: AdaViPro, state: Progress) -> None:
-    if method.masks is None:
-        return
     row = state.history[state.best_epoch]
+    if method.masks is None or row["share_on"] is None:
+        return
     told = f"at epoch {row['epoch']}, the one that validation picked, "
     if row["share_on"] < 0.05:
         told += f"{row['share_on']:.1%} of the regions are on: the method has become zero-shot"

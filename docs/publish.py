@@ -36,7 +36,7 @@ PICTURE = (
 
 def notebooks(top: Path = TOP) -> list[Path]:
     """The committed notebooks, in the order of the series."""
-    return sorted(top.glob("notebooks/*.ipynb"))
+    return sorted(top.glob("notebooks/[0-9][0-9]_*.ipynb"))
 
 
 def read(path: Path) -> NotebookNode:

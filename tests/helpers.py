@@ -14,7 +14,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from adavipro import datasets, experiment, presets, sweeps, training
+from adavipro import datasets, experiment, presets, training
 from adavipro.datasets import Split
 from adavipro.experiment import Experiment
 
@@ -87,18 +87,6 @@ def run_and_count(run: Experiment, root: Path, log: Path, die_before: str | None
         mock.patch.object(os, "replace", dying),
     ):
         experiment.run(run, root, progress_bar=False)
-
-
-def fail_by_seed(run: Experiment, root: Path) -> dict[str, Any]:
-    """Work of a sweep: seed 1 raises, seed 2 kills its process, seed 5 ends as SIGTERM does, the others run."""
-    if run.seed == 1:
-        raise RuntimeError("seed 1 does not work")
-    if run.seed == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if run.seed == 5:
-        raise SystemExit(143)
-    with small_splits():
-        return sweeps.report_run(run, root)
 
 
 def write_notebook(path: Path, parameters: str, *cells: str) -> Path:

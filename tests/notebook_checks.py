@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adavipro import series
+from adavipro import executing, series
 
 # The parameters of each notebook's smallest mode.
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -28,7 +28,9 @@ def prepared(name: str, folder: Path) -> Path:
     """The notebook with parameters injected by papermill, not run: its committed outputs are still there."""
     source, target = series.NOTEBOOKS / f"{name}.ipynb", folder / f"{name}.ipynb"
     given = {**SMALLEST[name], "runs": str(folder / "runs"), "out": str(folder / "out")}
-    subprocess.run(series.papermill(source, target, given, "--prepare-only"), check=True, capture_output=True)
+    subprocess.run(
+        executing.papermill(source, target, given, "--prepare-only"), check=True, capture_output=True
+    )
     return target
 
 

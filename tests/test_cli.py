@@ -127,8 +127,9 @@ def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, c
 def test_sweep_runs_the_studies_that_are_asked_for_and_tells_what_failed(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def sweep(runs, work, root, workers):
-        assert (work, root, workers) == (sweeps.report_run, tmp_path, 2)
+    def sweep(runs, work, root, workers, **how):
+        assert (work, root, workers) == ("report", tmp_path, 2)
+        assert how == {"scheduler": None, "limit_s": None, "device": "cpu"}
         asked.append(
             [(r.dataset, r.method, r.prompt_px, r.seed, r.edges) for r in runs if r.method != "zero-shot"]
         )
@@ -153,8 +154,8 @@ def test_sweep_runs_the_studies_that_are_asked_for_and_tells_what_failed(tmp_pat
 
 
 def test_tune_ranks_recipes_by_their_mean_on_validation(tmp_path, monkeypatch, capsys):
-    def sweep(runs, work, root, workers):
-        assert work == sweeps.validate_run
+    def sweep(runs, work, root, **how):
+        assert work == "validate"
         if {r.seed for r in runs} != set(presets.SEARCH_SEEDS[:1]):
             return [], {}
         cells = [(4.0, 1.0, 0.5), (4.0, 1.0, 0.6), (1.0, 0.25, 0.7), (1.0, 0.25, 0.5)]

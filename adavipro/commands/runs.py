@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from adavipro import experiment, presets, sweeps, tables
+from adavipro import experiment, presets, sheets, tables
 from adavipro.commands.parsing import DATA_SETS, Commands, command
 from adavipro.experiment import METHODS, Experiment
 from adavipro.parallel import Team
@@ -64,12 +64,10 @@ def run(args: argparse.Namespace) -> None:
     wanted = presets.preset(args.world, args.method, args.recipe, **given)
     device = Team.device(args.device)
     team = Team.join(device)
-    try:
-        result = experiment.run(wanted, args.root, args.resume or None, device, team=team)
-    finally:
-        team.leave()
+    result = experiment.run(wanted, args.root, args.resume or None, device, team=team)
+    team.leave()  # not where one has failed: torchrun ends the others, which wait for it
     if team.rank == 0:
-        row = sweeps.row_of(wanted, result, args.root)
+        row = sheets.row_of(wanted, result, args.root)
         print(tables.to_markdown(tables.summarise([row])), end="")
         print(f"folder: {wanted.folder(args.root)}")
 

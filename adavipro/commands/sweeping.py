@@ -2,12 +2,11 @@
 
 import argparse
 import time
-import typing
 from pathlib import Path
 from typing import Any
 
-from adavipro import baselines, datasets, presets, studies, sweeps, tables
-from adavipro.commands.parsing import ROOT, Commands, command, fail, write_rows
+from adavipro import baselines, comparison, datasets, grids, presets, studies, sweeps, tables
+from adavipro.commands.parsing import DATA_SETS, ROOT, Commands, command, fail, write_rows
 
 
 def add(commands: Commands) -> None:
@@ -19,37 +18,64 @@ def add(commands: Commands) -> None:
     )
     beside.add_argument("--out", type=Path, default=ROOT / "baselines.csv")
     for grid in (many, search, beside):
-        grid.add_argument("--workers", type=int, help="processes (default: one a core)")
+        grid.add_argument("--workers", type=int, help="runs at a time (default: one a GPU or a core)")
+        grid.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
+        grid.add_argument("--limit", type=float, metavar="MINUTES", help="of wall clock for one run")
+        grid.add_argument("--device", default="cpu")
+    told = "a table, as tables/table1.yaml; none: the studies whose results ship"
+    many.add_argument("table", nargs="?", type=Path, metavar="FILE", help=told)
+    many.add_argument("--datasets", nargs="+", help=f"only these {DATA_SETS}")
+    many.add_argument("--methods", nargs="+", help="only these of a table")
+    many.add_argument("--prompt-px", nargs="+", type=int, help="only these widths")
+    many.add_argument("--seeds", nargs="+", type=int, help="only these")
     many.add_argument("--studies", nargs="+", default=studies.STUDIES, choices=studies.STUDIES)
-    many.add_argument("--datasets", nargs="+", default=list(datasets.CLASS_NAMES), help="only these")
-    many.add_argument(
-        "--prompt-px", nargs="+", type=int, default=list(presets.FRAMES_PX.values()), help="only these"
-    )
-    many.add_argument("--seeds", nargs="+", type=int, default=list(presets.REPORT_SEEDS), help="only these")
     many.add_argument(
         "--search", type=Path, default=tables.SEARCHED_VP, help="VP's search, for its tuned rates"
     )
-    many.add_argument("--out", type=Path, default=ROOT / "embedded.csv")
+    many.add_argument("--out", type=Path, help="default: ROOT/tables/<table>.csv, or runs/embedded.csv")
     search.add_argument("--method", required=True, choices=tuple(presets.SEARCH))
     search.add_argument("--prompt-px", nargs="+", type=int, default=[presets.DEFAULT_FRAME_PX])
     search.add_argument("--out", type=Path, default=ROOT / "tune.csv")
 
 
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """Where and how long runs compute, as `sweeps.sweep` takes it."""
+    limit_s = None if args.limit is None else 60 * args.limit
+    return {"workers": args.workers, "scheduler": args.scheduler, "limit_s": limit_s, "device": args.device}
+
+
 def sweep(args: argparse.Namespace) -> None:
-    """Make the results that ship: the main grid, VP tuned for each width, the ablations; what is finished is kept."""
+    """Run a table, or make the results that ship (main grid, VP tuned for each width, ablations); the rest is kept."""
+    if args.table is None:
+        return _sweep_studies(args)
+    grid = grids.read(args.table).narrowed({name: getattr(args, name) for name in grids.KINDS})
+    rows, errors = grids.sweep_table(grid, args.root, **_how(args))
+    out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
+    write_rows(out, grids.joined(grid, rows, tables.read_rows(out) if out.exists() else []))
+    if grid.table in comparison.NUMBERS and rows:
+        print(tables.to_markdown(comparison.short(grids.beside_published(grid, rows))))
+    print(out)
+    fail(errors)
+
+
+def _sweep_studies(args: argparse.Namespace) -> None:
     started = time.perf_counter()
-    keep = {"dataset": args.datasets, "prompt_px": args.prompt_px, "seed": args.seeds}
-    search = tables.read_rows(args.search)
+    keep = {
+        "dataset": args.datasets or list(datasets.CLASS_NAMES),
+        "prompt_px": args.prompt_px or list(presets.FRAMES_PX.values()),
+        "seed": args.seeds or list(presets.REPORT_SEEDS),
+    }
+    search, out = tables.read_rows(args.search), args.out or ROOT / "embedded.csv"
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for study in dict.fromkeys(["main", *args.studies]):
         main = [r for r in rows if r["study"] == "main"]
-        found, errors = studies.run_study(study, main, search, args.root, args.workers, keep)
+        found, errors = studies.run_study(study, main, search, args.root, keep, **_how(args))
         rows, failed = rows + found, failed | errors
-        write_rows(args.out, rows)
+        write_rows(out, rows)
         minutes = (time.perf_counter() - started) / 60
         print(f"{study}: {len(found)} runs, {minutes:.1f} min so far", flush=True)
-    print(args.out)
+    print(out)
     fail(failed)
 
 
@@ -58,7 +84,7 @@ def tune(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     errors: dict[str, str] = {}
     for px in args.prompt_px:
-        found, failed = sweeps.search(args.method, px, args.root / "tune", args.workers)
+        found, failed = sweeps.search(args.method, px, args.root / "tune", **_how(args))
         rows, errors = rows + found, errors | failed
         write_rows(args.out, rows)
     print(tables.to_markdown(sweeps.ranking(rows, args.method)), end="")
@@ -67,8 +93,7 @@ def tune(args: argparse.Namespace) -> None:
 
 def run_baselines(args: argparse.Namespace) -> None:
     """Make the results of the linear probe and of full fine-tuning; what is finished is kept."""
-    wanted: list[Any] = baselines.runs_of_results()
-    rows, errors = sweeps.sweep(wanted, typing.cast(Any, baselines.run), args.root, args.workers)
+    rows, errors = sweeps.sweep(baselines.runs_of_results(), "report", args.root, **_how(args))
     write_rows(args.out, rows)
     print(args.out)
     fail(errors)

@@ -1,0 +1,79 @@
+"""Run a table on a Slurm cluster: jobs that each have a worker, and the sweep that hands them its runs.
+
+    pip install 'adavipro[sweeps]' dask-jobqueue
+    python tables/slurm.py tables/table1.yaml --jobs 8 --queue gpu --gpus 1 --walltime 08:00:00
+
+Start it where it may stay for as long as the table takes, in a checkout on a file system that the nodes share; a login
+node will do, it only waits. The nodes reach it over the network of `--interface`. A job has one run at a time; when
+Slurm ends a job, its run stops after its step and goes on from its checkpoint in another. Ended and called again, it
+repeats nothing that is finished. `adavipro sweep FILE --scheduler ADDRESS`, with the address that this prints, does the
+same from another shell while it runs.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from dask_jobqueue import SLURMCluster
+
+from adavipro import cli
+
+
+def open_cluster(args: argparse.Namespace) -> SLURMCluster:
+    """Ask Slurm for the jobs. Returns the cluster, whose workers come as the jobs start."""
+    extra = [f"--gres=gpu:{args.gpus}"] if args.gpus else []
+    return SLURMCluster(
+        n_workers=args.jobs,
+        queue=args.queue,
+        account=args.account,
+        walltime=args.walltime,
+        job_cpu=args.cores,
+        cores=1,  # a worker has one run at a time, which has all cores of the job
+        processes=1,
+        memory=args.memory,
+        job_extra_directives=extra,
+        job_script_prologue=[f"export OMP_NUM_THREADS={args.cores}", f"cd {shlex.quote(str(Path.cwd()))}"],
+        worker_extra_args=[
+            "--memory-limit",
+            "0",
+        ],  # Slurm's limit holds; a run is no part of its worker's memory
+        log_directory=str(args.root / "slurm"),
+        local_directory=args.scratch,
+        interface=args.interface,
+        python=sys.executable,
+        scheduler_options={"dashboard_address": ":0"},
+    )
+
+
+def main() -> None:
+    """Read the command line, wait for the first worker and run the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, help="as tables/table1.yaml")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--queue", help="Slurm's partition")
+    parser.add_argument("--account")
+    parser.add_argument("--walltime", default="08:00:00", help="of a job; what runs then goes on in another")
+    parser.add_argument("--cores", type=int, default=4, help="of a job")
+    parser.add_argument("--memory", default="16GB", help="of a job")
+    parser.add_argument("--gpus", type=int, default=0, help="of a job")
+    parser.add_argument("--interface", help="network that the nodes share, as ib0")
+    parser.add_argument("--scratch", default="/tmp", help="folder of a node for Dask's own files")
+    parser.add_argument("--limit", type=float, help="minutes of one run")
+    args = parser.parse_args()
+    with open_cluster(args) as cluster:
+        print(f"scheduler: {cluster.scheduler_address}", flush=True)
+        cluster.wait_for_workers(1)
+        told = ["sweep", args.table, "--root", args.root, "--scheduler", cluster.scheduler_address]
+        told += ["--device", "cuda" if args.gpus else "cpu"]
+        told += [] if args.limit is None else ["--limit", args.limit]
+        cli.main([str(word) for word in told])
+
+
+if __name__ == "__main__":
+    main()
