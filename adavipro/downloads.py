@@ -64,7 +64,8 @@ def fetch(
     Args:
         folder: of all data sets (default: `datasets_folder()`); downloads/ in it takes what comes.
         mirror: address of a folder that holds the files under their names, in place of the published addresses.
-        keep: whether an archive that was downloaded stays when it was unpacked; the reader's own always does.
+        keep: whether an archive that was downloaded stays when it was unpacked; the reader's own always does, and
+            so does one without an address.
 
     Raises:
         SettingError: if there is no such data set, or the mirror is no address.
@@ -141,26 +142,23 @@ def _stamp(archive: Path) -> Path:
 def _state(row: Download, folder: Path) -> str:
     """Whether what a file brings is `THERE`, from us or from the reader, `PARTLY` or `MISSING`."""
     archive, place, spec = folder / "downloads" / row.file, _place(row, folder), SPECS[row.dataset]
-    if row.instead and _holds(folder / row.instead, ".jpg"):
+    if row.instead and _holds(folder / row.instead):
         return THERE
     if place.with_name(place.name + UNPACKING).exists():
         return PARTLY
     other = _stamp(archive).exists() and json.loads(_stamp(archive).read_text())["sha256"] != row.sha256
     home = folder_of(row.dataset, folder)
-    images, *lists = (home / part for part in (spec.images, *spec.lists))
-    # CoOp's split may lie there before the pictures, and pictures without their lists are of no use.
-    parts = [_holds(images, ".bin" if images.name.startswith("cifar") else ".jpg")] * images.is_relative_to(
-        place
-    )
-    parts += [file.exists() for file in lists if file.is_relative_to(place)]
-    if not other and (all(parts) if parts else _holds(place)):
+    # Of a whole folder each part: CoOp's split may lie there before the pictures, and pictures without their lists.
+    parts = [home / part for part in (spec.images, *spec.lists)]
+    held = [_holds(part) for part in parts if part.is_relative_to(place)] or [_holds(place)]
+    if all(held) and not other:
         return THERE
-    return PARTLY if any(parts) or part_of(archive).exists() else MISSING
+    return PARTLY if any(held) or part_of(archive).exists() else MISSING
 
 
-def _holds(place: Path, ending: str = "") -> bool:
-    """Whether a file is there, or a folder with at least one file in it or below that has the ending."""
-    return place.is_file() or any(file.endswith(ending) for _, file in files_below(place))
+def _holds(place: Path) -> bool:
+    """Whether a file is there, or a folder with a picture, a video or records in it or below."""
+    return place.is_file() or any(file.endswith((".jpg", ".avi", ".bin")) for _, file in files_below(place))
 
 
 def _bring(row: Download, folder: Path, mirror: str | None, progress_bar: bool, keep: bool) -> None:
@@ -172,7 +170,7 @@ def _bring(row: Download, folder: Path, mirror: str | None, progress_bar: bool, 
             _obtain(row, archive, place, mirror, progress_bar)
             _install(archive, place)
             write_json(_stamp(archive), {"sha256": row.sha256})
-            if not (own or keep):
+            if row.url and not (own or keep):  # what has no address any more is not thrown away
                 archive.unlink()
 
 

@@ -17,6 +17,7 @@ from adavipro.tables import (
     BASELINES,
     MEAN,
     TABLE_1,
+    ablation_matrix,
     main_matrix,
     mean_and_interval,
     method_of,
@@ -26,6 +27,7 @@ from adavipro.tables import (
     with_mean,
 )  # fmt: skip
 
+CONTROLS = BASELINES.with_name("controls.csv")
 NARROW, FULL = FRAMES_PX[30], FRAMES_PX[112]
 
 
@@ -206,8 +208,29 @@ def ablation_value(study: str, text: str) -> Any:
     return values[text]
 
 
+def where_table(_: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Every answer to "where" beside AdaViPro's, from the sweep of tables/embedded_controls.yaml.
+
+    Accuracy by data set and on the mean, difference from AdaViPro with its 95 % interval over pairs of the same data
+    set and seed, and how much of the objects the prompt covers (textures and SMM's masks tell none).
+    """
+    rows = read_rows(CONTROLS)
+    found = [{**r, "study": "where", "value": r["method"], "method": ""} for r in rows]
+    lines = ablation_matrix(found, "where", "adavipro")
+    covers: dict[tuple[str, str], list[float]] = {}
+    for r in rows:
+        if r["object_cover"]:
+            covers.setdefault((r["prompt_px"], r["method"]), []).append(100 * float(r["object_cover"]))
+    for line in lines:
+        del line["method"]
+        cover = covers.get((line["frame (px)"], line["where"]))
+        line["objects covered (%)"] = f"{statistics.fmean(cover):.0f}" if cover else ""
+    order = ["vp", "adavipro", *presets.VARIANTS]
+    return sorted(lines, key=lambda line: (int(line["frame (px)"]), order.index(line["where"])))
+
+
 # What `adavipro table` computes from the results, by name.
-TABLES = {"1": main_table, "3": price_table, "effects": effects, "masks": mask_table}
+TABLES = {"1": main_table, "3": price_table, "effects": effects, "masks": mask_table, "where": where_table}
 
 
 def table(name: str, rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:

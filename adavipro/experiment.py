@@ -75,10 +75,10 @@ def _prepare(experiment: Experiment, root: Path, resume: bool | None, device: st
     check_image_size(experiment, classifier)
     method = build_method(experiment, classifier)
     name, px = experiment.dataset, classifier.image_px
-    train, val = (datasets.load_split(name, split, px) for split in ("train", "val"))
     if method is not None:
         recipe = recipe_of(experiment)
-        warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, len(train)))
+        warmup_length(recipe, recipe.epochs * steps_an_epoch(recipe, datasets.count(name, "train")))
+    train, val = (datasets.load_split(name, split, px) for split in ("train", "val"))
     return _Ready(classifier, method, train, val)
 
 

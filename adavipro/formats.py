@@ -194,9 +194,9 @@ class Spec:
     """Where a data set lies, how much it holds, and how our split is made.
 
     places: its folder in CoOp's layout, and in torchvision's. images: folder of its pictures in there. read: reader of
-    its official lists. lists: the files that it reads. sizes: train with val, and test, in ours. shares: how what the lists call train is dealt out.
-    coop: the name in CoOp's file. coop_sizes: train, val and test there. most: images of a class that ours takes.
-    names: of classes, where they are not those of the lists.
+    its official lists. lists: the files that it reads. sizes: train with val, and test, in ours. shares: how what the
+    lists call train is dealt out. coop: the name in CoOp's file. coop_sizes: train, val and test there. most: images of
+    a class that ours takes. names: of classes, where they are not those of the lists.
     """
 
     classes: int
@@ -217,6 +217,8 @@ _BATCHES = [f"data_batch_{i}.bin" for i in range(1, 6)]
 _OF_10 = tuple(f"cifar-10-batches-bin/{file}" for file in (*_BATCHES, "test_batch.bin", "batches.meta.txt"))
 _OF_100 = tuple(f"cifar-100-binary/{file}" for file in ("train.bin", "test.bin", "fine_label_names.txt"))
 _OF_UCF = tuple(f"ucfTrainTestlist/{file}.txt" for file in ("classInd", "trainlist01", "testlist01"))
+_OF_FLOWERS = "imagelabels.mat", "setid.mat"
+_OF_PETS = "annotations/trainval.txt", "annotations/test.txt"
 _CIFAR10 = functools.partial(cifar, _BATCHES, "test_batch.bin", "batches.meta.txt", 1)
 _CIFAR100 = functools.partial(cifar, ["train.bin"], "test.bin", "fine_label_names.txt", 2)
 SPECS = {
@@ -224,31 +226,23 @@ SPECS = {
     "cifar100": Spec(100, ("cifar100", ""), "cifar-100-binary", _CIFAR100, _OF_100, (50000, 10000), _TENTH),
     "dtd": Spec(
         47, ("dtd", "dtd/dtd"), "images", dtd, tuple(f"labels/{s}1.txt" for s in SPLITS), (3760, 1880), _NONE,
-        coop="DescribableTextures", coop_sizes=(2820, 1128, 1692),
-    ),
+        coop="DescribableTextures", coop_sizes=(2820, 1128, 1692)),
     "eurosat": Spec(
         10, ("eurosat",), "2750", eurosat, (), (18900, 8100), {"train": 0.5, "val": 0.2, "test": 0.3},
-        coop="EuroSAT", coop_sizes=(13500, 5400, 8100), names=EUROSAT,
-    ),
+        coop="EuroSAT", coop_sizes=(13500, 5400, 8100), names=EUROSAT),
     "food101": Spec(
         101, ("food-101",), "images", food101, ("meta/train.txt", "meta/test.txt"), (75750, 25250),
-        coop="Food101", coop_sizes=(50500, 20200, 30300),
-    ),
+        coop="Food101", coop_sizes=(50500, 20200, 30300)),
     "sun397": Spec(
         397, ("sun397", ""), "SUN397", sun397, (), (19850, 19850), {"train": 0.4, "val": 0.1, "test": 0.5},
-        coop="SUN397", coop_sizes=(15880, 3970, 19850), most=100,
-    ),
+        coop="SUN397", coop_sizes=(15880, 3970, 19850), most=100),
     "flowers102": Spec(
-        102, ("oxford_flowers", "flowers-102"), "jpg", flowers102, ("imagelabels.mat", "setid.mat"), (2040, 6149), _NONE,
-        coop="OxfordFlowers", coop_sizes=(4093, 1633, 2463),
-    ),
+        102, ("oxford_flowers", "flowers-102"), "jpg", flowers102, _OF_FLOWERS, (2040, 6149), _NONE,
+        coop="OxfordFlowers", coop_sizes=(4093, 1633, 2463)),
     "ucf101": Spec(
         101, ("ucf101",), "UCF-101-midframes", ucf101, _OF_UCF, (9537, 3783),
-        coop="UCF101", coop_sizes=(7639, 1898, 3783),
-    ),
+        coop="UCF101", coop_sizes=(7639, 1898, 3783)),
     "oxfordpets": Spec(
-        37, ("oxford_pets", "oxford-iiit-pet"), "images", oxfordpets,
-        ("annotations/trainval.txt", "annotations/test.txt"), (3680, 3669),
-        coop="OxfordPets", coop_sizes=(2944, 736, 3669),
-    ),
+        37, ("oxford_pets", "oxford-iiit-pet"), "images", oxfordpets, _OF_PETS, (3680, 3669),
+        coop="OxfordPets", coop_sizes=(2944, 736, 3669)),
 }  # fmt: skip

@@ -206,19 +206,18 @@ def joined(
     grid: Grid, rows: Iterable[dict[str, Any]], former: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A grid's rows with those that a file had of other cells of its table."""
-    asked = {
-        (name, method, str(px), str(value))
-        for name, method in itertools.product(grid.datasets, grid.methods)
-        for px, (_, value) in itertools.product(["", *grid.prompt_px], [("", ""), *grid._values()])
-    }
-    seeds = {"0", *map(str, grid.seeds)}
-    kept = [
-        row
-        for row in former
-        if (row["dataset"], row["method"], row["prompt_px"], row["value"]) not in asked
-        or row["seed"] not in seeds
-    ]
-    return [*kept, *rows]
+    values = {"", *(str(value) for _, value in grid._values())}
+
+    def asked(row: dict[str, Any]) -> bool:
+        return (
+            row["dataset"] in grid.datasets
+            and row["method"] in grid.methods
+            and row["prompt_px"] in ("", *map(str, grid.prompt_px))
+            and (row["method"] in WITHOUT_SEED or row["seed"] in map(str, grid.seeds))
+            and row["value"] in values
+        )
+
+    return [*(row for row in former if not asked(row)), *rows]
 
 
 def beside_published(grid: Grid, rows: Iterable[Mapping[str, Any]]) -> list[comparison.Line]:

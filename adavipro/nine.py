@@ -51,6 +51,10 @@ class Listing:
     version: str
 
 
+# What was listed last, with the files and folders that are watched, and their times.
+_kept: dict[tuple[str, Path], tuple[list[str], list[int], Listing]] = {}
+
+
 def list_dataset(name: str) -> Listing:
     """List one of the nine data sets; it is read again when its lists or folders change. No picture is decoded.
 
@@ -70,16 +74,6 @@ def list_dataset(name: str) -> Listing:
     return listing
 
 
-_kept: dict[
-    tuple[str, Path], tuple[list[str], list[int], Listing]
-] = {}  # with what was watched, and its times
-
-
-def _times(paths: list[str]) -> list[int]:
-    """When each file or folder changed last, in nanoseconds; -1 of one that is not there."""
-    return [os.stat(path).st_mtime_ns if os.path.exists(path) else -1 for path in paths]
-
-
 def _list(name: str, root: Path) -> Listing:
     spec, folder = SPECS[name], folder_of(name, root)
     images, coop = folder / spec.images, f"split_zhou_{spec.coop}.json"
@@ -92,7 +86,7 @@ def _list(name: str, root: Path) -> Listing:
     way_out = f"remove {' and '.join(wrong)}, then {fetch}"
     try:
         if not images.is_dir():
-            way_out = get + own_split
+            way_out = get
             raise ValueError(_no_folder(name, root))
         if chosen:
             way_out = f"put another copy in its place{own_split}"
@@ -128,6 +122,11 @@ def _list(name: str, root: Path) -> Listing:
         lines += [f"{split} {label} {contents[p.path]} {p.offset} {p.path}" for p, label in pictures[split]]
     version = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
     return Listing(images, tuple(names), pictures, source, version)
+
+
+def _times(paths: list[str]) -> list[int]:
+    """When each file or folder changed last, in nanoseconds; 0 of one that is not there."""
+    return [stat.st_mtime_ns if stat else 0 for stat in map(_stat, paths)]
 
 
 def folder_of(name: str, root: Path) -> Path:
@@ -219,14 +218,14 @@ def _contents(images: Path, pictures: set[Picture]) -> dict[str, str]:
 
 def stat_files(folder: Path, paths: list[str]) -> dict[str, os.stat_result | None]:
     """Size and times of each file, None where it is missing; in threads, for a folder on a network answers slowly."""
-
-    def stat(path: str) -> os.stat_result | None:
-        try:
-            return os.stat(f"{folder}/{path}")
-        except OSError:
-            return None
-
     blocks = [paths[i : i + 1000] for i in range(0, len(paths), 1000)]
     with ThreadPoolExecutor(16) as pool:
-        of_blocks = pool.map(lambda block: [stat(path) for path in block], blocks)
+        of_blocks = pool.map(lambda block: [_stat(f"{folder}/{path}") for path in block], blocks)
         return dict(zip(paths, itertools.chain.from_iterable(of_blocks), strict=True))
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

@@ -20,7 +20,7 @@ CONTENTS = """
 :glob:
 :caption: Notebooks
 
-notebooks/*
+notebooks/[0-9]*
 ```
 
 ```{toctree}
@@ -50,7 +50,7 @@ include_patterns = [
     "README.md",
     "CHANGELOG.md",
     "docs/*.md",
-    "notebooks/*.ipynb",
+    "notebooks/[0-9]*.ipynb",
     "data/*/README.md",
     "benchmarks/*.md",
 ]

@@ -14,7 +14,7 @@ PAGES = (
     "docs/*.md",
     "data/**/README.md",
     "benchmarks/*.md",
-    "notebooks/*.ipynb",
+    "notebooks/[0-9]*.ipynb",
 )
 FENCED = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)

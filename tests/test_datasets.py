@@ -7,11 +7,11 @@ from pathlib import Path
 import nine_samples
 import pytest
 import torch
-from helpers import draw_splits
+from helpers import draw_splits, tiny
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from adavipro import datasets, nine, tables
+from adavipro import datasets, decoded, experiment, folders, nine, tables
 from adavipro.classifiers import data_folder
 from adavipro.decoding import to_tensor
 from adavipro.embedded import scenes
@@ -185,6 +185,35 @@ def test_embedded_data_read_nothing_of_the_nine(monkeypatch):
     assert datasets.class_names("digits")
     assert datasets.version("digits") == 1
     assert len(datasets.load_split("digits", "val")) == 594
+
+
+@ignore_size
+def test_images_are_counted_without_decoding_any(eurosat, tmp_path, monkeypatch):
+    pictures = draw_splits(tmp_path / "own")
+    for name in ("letters", "eurosat", f"folder:{pictures}"):
+        sizes = [len(datasets.load_split(name, split)) for split in SPLITS]
+        with monkeypatch.context() as patch:
+            for module in (folders, decoded):
+                patch.setattr(module, "to_tensor", None)
+            patch.setattr(datasets.decoded, "open_split", None)
+            patch.setattr(folders, "_load", None)
+            assert [datasets.count(name, split) for split in SPLITS] == sizes
+    with pytest.raises(ValueError, match="split is 'dev'"):
+        datasets.count("letters", "dev")
+    with pytest.raises(SettingError, match="dataset is 'imagenet'"):
+        datasets.count("imagenet", "val")
+
+
+@ignore_size
+@pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
+def test_run_whose_data_set_changes_meanwhile_is_no_result(eurosat, tmp_path):
+    run = tiny("vp", dataset="eurosat")
+
+    def change(*_):
+        (eurosat / "2750/Forest/new.jpg").write_bytes(nine_samples.jpeg(1))
+
+    with pytest.raises(SettingError, match="data set 'eurosat' changed while the run went on"):
+        experiment.run(run, tmp_path / "runs", progress_bar=False, watch=change)
 
 
 def test_zero_shot_leaves_room_both_ways():

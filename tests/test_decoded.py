@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -103,9 +104,8 @@ def test_split_holds_its_pictures_in_order(listing, px, tmp_path):
         for image, (picture, _) in zip(images, pictures, strict=True):
             assert torch.equal(image, explicit(Image.open(listing.folder / picture.path), px))
     kept = {path.name for path in (tmp_path / "cache" / "decoded" / "oxfordpets").iterdir()}
-    assert kept == {
-        f"{s}-{px}px.{end}" for s in ("train", "val", "test") for end in ("bytes", "json", "lock")
-    }
+    own = f"{px}px-{listing.version[:12]}"
+    assert kept == {f"{s}-{own}.{end}" for s in ("train", "val", "test") for end in ("bytes", "json", "lock")}
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -124,7 +124,7 @@ def test_records_of_cifar_are_planes_of_red_green_and_blue(name, tmp_path, monke
 
 def test_split_is_built_once_and_written_to_by_nobody(listing, tmp_path, monkeypatch):
     first = open_split(listing, "oxfordpets", "val", 24)
-    file = tmp_path / "cache/decoded/oxfordpets/val-24px.bytes"
+    (file,) = (tmp_path / "cache/decoded/oxfordpets").glob("val-24px-*.bytes")
     before = file.read_bytes()
     assert before == first.numpy().tobytes()
     monkeypatch.setattr(decoded, "_decode", None)
@@ -136,26 +136,45 @@ def test_manifest_has_a_checksum_for_each_chunk(listing, tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "CHUNK", 10_000)
     images = open_split(listing, "oxfordpets", "test", 24, tmp_path)
     content = images.numpy().tobytes()
-    manifest = json.loads((tmp_path / "oxfordpets/test-24px.json").read_bytes())
+    (file,) = (tmp_path / "oxfordpets").glob("test-24px-*.json")
+    manifest = json.loads(file.read_bytes())
+    assert len(manifest.pop("pictures")) == 64
     chunks = [content[i : i + 10_000] for i in range(0, len(content), 10_000)]
     assert len(chunks) == 13
     assert manifest == {
-        "format": 1,
+        "format": 2,
         "shape": [74, 3, 24, 24],
         "listing": listing.version,
         "sha256": [hashlib.sha256(chunk).hexdigest() for chunk in chunks],
     }
 
 
-def test_other_listing_is_built_anew_and_said_so(listing, tmp_path):
+def test_picture_that_changed_but_for_its_size_is_decoded_again(listing, tmp_path):
     first = open_split(listing, "oxfordpets", "val", 24, tmp_path).clone()
     file = listing.folder / listing.pictures["val"][0][0].path
-    file.write_bytes(nine_samples.jpeg(5))
-    changed = nine._list.__wrapped__("oxfordpets", tmp_path / "data")
-    with pytest.warns(UserWarning, match=r"val-24px\.bytes is damaged or of other data: built again"):
-        images = open_split(changed, "oxfordpets", "val", 24, tmp_path)
+    size = file.stat().st_size
+    file.write_bytes(as_file(Image.new("RGB", (40, 30), "red"), "JPEG", quality=10).ljust(size, b"\0"))
+    assert file.stat().st_size == size
+    assert nine._list("oxfordpets", tmp_path / "data").version == listing.version
+    told = r"val-24px-\w+\.bytes is of pictures that changed since: built again"
+    with pytest.warns(UserWarning, match=told):
+        images = open_split(listing, "oxfordpets", "val", 24, tmp_path)
     assert not torch.equal(images[0], first[0])
     assert torch.equal(images[1:], first[1:])
+    assert torch.equal(open_split(listing, "oxfordpets", "val", 24, tmp_path), images)
+
+
+def test_coops_split_and_ours_take_turns_without_decoding_again(listing, tmp_path, monkeypatch):
+    nine_samples.write("oxfordpets", tmp_path / "data", coop=True)
+    (tmp_path / "data/oxford_pets/split_zhou_OxfordPets.json").rename(tmp_path / "coops.json")
+    ours = nine.list_dataset("oxfordpets")
+    shutil.move(tmp_path / "coops.json", tmp_path / "data/oxford_pets/split_zhou_OxfordPets.json")
+    coops = nine.list_dataset("oxfordpets")
+    assert ours.version != coops.version
+    expected = [open_split(own, "oxfordpets", "train", 24).clone() for own in (ours, coops)]
+    monkeypatch.setattr(decoded, "_build", None)
+    for own, images in zip((ours, coops), expected, strict=True):
+        assert torch.equal(open_split(own, "oxfordpets", "train", 24), images)
 
 
 def test_two_builders_do_not_collide(listing, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ from adavipro.downloads import MISSING, PARTLY, THERE
 from adavipro.settings import SettingError
 from adavipro.transfers import DownloadError
 
+LABELS = {f"dtd/labels/{split}1.txt": b"a" for split in ("train", "val", "test")}
+WHOLE = ["images/a.jpg", "labels/test1.txt", "labels/train1.txt", "labels/val1.txt"]  # of DTD
 CONTENT = {
     "flowers.tgz": ("flowers102", "oxford_flowers/jpg", tar_of({"jpg/image_00001.jpg": b"a flower"})),
     "setid.mat": ("flowers102", "oxford_flowers/setid.mat", b"who is where"),
-    "dtd.tar.gz": ("dtd", "dtd", tar_of({"dtd/images/a.jpg": b"a texture", "dtd/labels/train1.txt": b"a"})),
+    "dtd.tar.gz": ("dtd", "dtd", tar_of({"dtd/images/a.jpg": b"a texture", **LABELS})),
     "SUN397.tar.gz": ("sun397", "sun397/SUN397", tar_of({"SUN397/a/abbey/1.jpg": b"an abbey"})),
     "videos.tar.gz": ("ucf101", "ucf101/UCF101", tar_of({"UCF101/v_Archery_g01_c01.avi": b"a video"})),
 }
@@ -114,10 +117,10 @@ def test_a_split_file_that_was_there_first_stays(folder):
     split.write_text("{}")
     assert state_of("dtd", folder) == MISSING
     fetch("dtd", folder)
-    assert tree(folder / "dtd") == ["images/a.jpg", "labels/train1.txt", split.name]
+    assert tree(folder / "dtd") == sorted([*WHOLE, split.name])
     shutil.rmtree(folder / "dtd" / "images")
     fetch("dtd", folder)
-    assert tree(folder / "dtd") == ["images/a.jpg", "labels/train1.txt", split.name]
+    assert tree(folder / "dtd") == sorted([*WHOLE, split.name])
     assert downloads.split_advice("dtd", folder) == f"dtd: the split is CoOp's, {split}"
     assert downloads.split_advice("cifar10", folder) == f"cifar10: the split is {nine.OURS}; CoOp has none"
 
@@ -128,7 +131,7 @@ def test_an_unpacking_that_was_killed_is_done_again(folder, server):
     (folder / "dtd" / "images" / "a.jpg").unlink()
     assert state_of("dtd", folder) == PARTLY
     fetch("dtd", folder)
-    assert tree(folder / "dtd") == ["images/a.jpg", "labels/train1.txt"]
+    assert tree(folder / "dtd") == WHOLE
     assert not (folder / "dtd.unpacking").exists()
 
 
@@ -148,9 +151,8 @@ def test_another_published_archive_is_fetched_again(folder, server):
 
 def test_what_has_no_address_takes_a_copy_of_the_readers_own(folder, server):
     archive = folder / "downloads" / "SUN397.tar.gz"
-    told = (
-        f"its address is dead; a copy of your own may lie at {archive}, or unpacked at {folder}/sun397/SUN397"
-    )
+    told = "its address is dead; a copy that you save by hand may lie at "
+    told += f"{archive}, or unpacked at {folder}/sun397/SUN397"
     with pytest.raises(DownloadError, match=re.escape(told)):
         fetch("sun397", folder)
     archive.write_bytes(b"another file")
@@ -165,15 +167,13 @@ def test_what_has_no_address_takes_a_copy_of_the_readers_own(folder, server):
 
 
 def test_a_data_set_that_the_reader_unpacked_is_there(folder, server):
-    flowers = ("flowers-102/jpg", "flowers-102/setid.mat")
-    for place in ("sun397/SUN397/a", "dtd/dtd/images", "ucf101/UCF-101-midframes/Archery", *flowers):
-        (folder / place).mkdir(parents=True)
-    for name, place in {
-        "sun397": "sun397",
-        "dtd": "dtd/dtd",
-        "ucf101": "ucf101",
-        "flowers102": "flowers-102",
-    }.items():
+    dtd = [f"dtd/{place}" for place in ("dtd/images/a.jpg", *LABELS)]
+    flowers = ("flowers-102/jpg/1.jpg", "flowers-102/setid.mat")
+    for place in ("sun397/SUN397/a/1.jpg", *dtd, "ucf101/UCF-101-midframes/Archery/1.jpg", *flowers):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    homes = {"sun397": "sun397", "dtd": "dtd/dtd", "ucf101": "ucf101", "flowers102": "flowers-102"}
+    for name, place in homes.items():
         assert state_of(name, folder) == THERE
         assert fetch(name, folder) == folder / place
         assert f" {folder / place}/split_zhou_" in downloads.split_advice(name, folder)
@@ -189,6 +189,52 @@ def test_a_mirror_takes_the_place_of_every_address(folder, server, tmp_path):
     fetch("dtd", folder, mirror=(tmp_path / "copies").as_uri())
     assert server.asked == [0]
     assert state_of("sun397", folder) == state_of("dtd", folder) == THERE
+
+
+@pytest.mark.parametrize(
+    ("home", "lost"),
+    [("dtd", "labels"), ("dtd", "images"), ("dtd/dtd", "labels"), ("dtd/dtd", "labels/val1.txt")],
+)
+def test_lists_or_pictures_that_are_missing_are_fetched_to_the_others(lost, home, folder):
+    fetch("dtd", folder)
+    base = folder / home
+    if home != "dtd":  # the layout of torchvision
+        (folder / "dtd").rename(folder / "moved")
+        base.parent.mkdir()
+        (folder / "moved").rename(base)
+    (shutil.rmtree if (base / lost).is_dir() else os.remove)(base / lost)
+    assert state_of("dtd", folder) == PARTLY
+    assert fetch("dtd", folder) == base
+    assert tree(base) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("ucf101", "ucf101/UCF-101-midframes/Archery"),
+        ("ucf101", "ucf101/UCF101"),
+        ("sun397", "sun397/SUN397"),
+    ],
+)
+def test_empty_folders_are_not_there_and_links_to_full_ones_are(name, place, folder):
+    (folder / place).mkdir(parents=True)
+    assert state_of(name, folder) == MISSING
+    (folder / place / ".directory").touch()
+    assert state_of(name, folder) == MISSING
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "1.jpg").touch()
+    (folder / place / "link").symlink_to(folder / "elsewhere")
+    assert state_of(name, folder) == THERE
+
+
+def test_an_archive_of_the_readers_own_stays(folder, server):
+    archive = folder / "downloads" / "dtd.tar.gz"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(CONTENT["dtd.tar.gz"][2])
+    fetch("dtd", folder)
+    assert tree(folder / "dtd") == WHOLE
+    assert archive.read_bytes() == CONTENT["dtd.tar.gz"][2]
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ def pets(tmp_path, monkeypatch):
     return list_dataset("oxfordpets")
 
 
+def name_of(listing):
+    return f"val-24px-{listing.version[:12]}"
+
+
 def test_d1_all_bad_pictures_are_named_at_once_and_nothing_is_kept(pets, tmp_path):
     chosen = [pets.folder / pets.pictures["val"][i][0].path for i in (0, 5, 36)]
     for file, content in zip(chosen, (b"", b"<html>", chosen[2].read_bytes()[:-200]), strict=True):
@@ -36,14 +40,14 @@ def test_d1_all_bad_pictures_are_named_at_once_and_nothing_is_kept(pets, tmp_pat
     for file, reason in zip(chosen, reasons, strict=True):
         assert f"{file.name}: {reason}" in str(caught.value)
     kept = list((tmp_path / "cache/decoded/oxfordpets").iterdir())
-    assert [path.name for path in kept] == ["val-24px.lock"]
+    assert [path.name for path in kept] == [f"{name_of(pets)}.lock"]
 
 
 def test_r5_disk_without_room_is_named_before_any_work(pets, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=63_935))
     monkeypatch.setattr(decoded, "_decode", None)
-    told = r"val-24px\.bytes needs 63,936 bytes, 63,935 are free: make room, or set \$ADAVIPRO_CACHE"
+    told = r"val-24px-\w+\.bytes needs 63,936 bytes, 63,935 are free: make room, or set \$ADAVIPRO_CACHE"
     with pytest.raises(OSError, match=told) as caught:
         open_split(pets, "oxfordpets", "val", 24)
     assert caught.value.errno == errno.ENOSPC
@@ -59,21 +63,21 @@ def test_r5_disk_that_fills_up_meanwhile_leaves_nothing(pets, tmp_path, monkeypa
         )
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match=r"val-24px\.bytes needs 63,936 bytes, [\d,]+ are free"):
+    with pytest.raises(OSError, match=r"val-24px-\w+\.bytes needs 63,936 bytes, [\d,]+ are free"):
         open_split(pets, "oxfordpets", "val", 24)
     kept = list((tmp_path / "cache/decoded/oxfordpets").iterdir())
-    assert [path.name for path in kept] == ["val-24px.lock"]
+    assert [path.name for path in kept] == [f"{name_of(pets)}.lock"]
 
 
 def test_r7_flipped_bit_is_found_at_every_open_and_mended(pets, tmp_path):
     right = open_split(pets, "oxfordpets", "val", 24).clone()
-    file = tmp_path / "cache/decoded/oxfordpets/val-24px.bytes"
+    file = tmp_path / f"cache/decoded/oxfordpets/{name_of(pets)}.bytes"
     content = file.read_bytes()
     for place in (0, len(content) // 2, len(content) - 1):
         wrong = bytearray(content)
         wrong[place] ^= 1
         file.write_bytes(wrong)
-        with pytest.warns(UserWarning, match="val-24px.bytes is damaged or of other data: built again"):
+        with pytest.warns(UserWarning, match=r"val-24px-\w+\.bytes is damaged: built again"):
             assert torch.equal(open_split(pets, "oxfordpets", "val", 24), right)
     assert file.read_bytes() == content
 
@@ -82,9 +86,9 @@ def test_r7_flipped_bit_is_found_at_every_open_and_mended(pets, tmp_path):
 @pytest.mark.parametrize("end", ["bytes", "json"])
 def test_r6_file_or_manifest_of_another_length_is_built_again(end, change, pets, tmp_path):
     right = open_split(pets, "oxfordpets", "val", 24).clone()
-    file = tmp_path / f"cache/decoded/oxfordpets/val-24px.{end}"
+    file = tmp_path / f"cache/decoded/oxfordpets/{name_of(pets)}.{end}"
     file.write_bytes(change(file.read_bytes()).rstrip(b"}\n" if end == "json" else b""))
-    with pytest.warns(UserWarning, match="built again"):
+    with pytest.warns(UserWarning, match="is damaged: built again"):
         assert torch.equal(open_split(pets, "oxfordpets", "val", 24), right)
 
 
@@ -102,13 +106,17 @@ def die_at(name, listing):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["val-24px.bytes", "val-24px.json"])
-def test_r2_builder_that_was_killed_leaves_nothing_that_counts(name, pets, tmp_path):
-    builder = multiprocessing.get_context("fork").Process(target=die_at, args=(name, pets))
+@pytest.mark.parametrize("end", ["bytes", "json"])
+def test_r2_builder_that_was_killed_leaves_nothing_that_counts(end, pets, tmp_path):
+    builder = multiprocessing.get_context("fork").Process(
+        target=die_at, args=(f"{name_of(pets)}.{end}", pets)
+    )
     builder.start()
     builder.join(60)
     assert builder.exitcode == -signal.SIGKILL
     folder = tmp_path / "cache/decoded/oxfordpets"
-    assert not (folder / "val-24px.json").exists()
+    assert not (folder / f"{name_of(pets)}.json").exists()
     assert open_split(pets, "oxfordpets", "val", 24).shape == (37, 3, 24, 24)
-    assert {path.name for path in folder.iterdir()} == {f"val-24px.{e}" for e in ("bytes", "json", "lock")}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name_of(pets)}.{e}" for e in ("bytes", "json", "lock")
+    }

@@ -19,7 +19,8 @@ from adavipro.transfers import PART, DownloadError, download, part_of
 
 NAME = "dtd-r1.0.1.tar.gz"
 PICTURE = random.Random(0).randbytes(400_000)
-ARCHIVE = tar_of({"dtd/images/banded.jpg": PICTURE})
+LABELS = {f"dtd/labels/{split}1.txt": b"banded/banded.jpg" for split in ("train", "val", "test")}
+ARCHIVE = tar_of({"dtd/images/banded.jpg": PICTURE, **LABELS})
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +207,27 @@ def test_a_file_whose_hash_nobody_published_comes_by_https_only_and_its_hash_is_
         sha256 = rows_of("", {NAME: ("", "", ARCHIVE)})[0]["sha256"]
         with pytest.warns(UserWarning, match=f"no published sha256 to compare with; it has {sha256}"):
             succeeds(tmp_path / "data")
+
+
+def test_what_fails_does_not_keep_back_the_other_files_and_all_of_it_is_told_at_once(
+    tmp_path, monkeypatch, server
+):
+    """UCF101's lists come from a server whose certificate many cannot verify; its videos from another."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    pages = {"lists.tar.gz": ("ucf101", "ucf101/ucfTrainTestlist", b"lists")}
+    videos = {"videos.tar.gz": ("ucf101", "ucf101/UCF101", tar_of({"UCF101/v_YoYo_g01_c01.avi": b"a video"}))}
+    odd = {"odd.tar.gz": ("ucf101", "ucf101/odd", tar_of({"other/1.txt": b"1"}))}
+    server.files = {name: content for name, (_, _, content) in (videos | odd).items()}
+    data = tmp_path / "data"
+    with Server({"lists.tar.gz": b"lists"}, certificate(tmp_path)) as secure:
+        rows = [*rows_of(secure.url, pages), *rows_of(server.url, videos), *rows_of(server.url, odd)]
+        (tmp_path / "downloads.csv").write_text(files.to_csv(rows))
+        monkeypatch.setattr(downloads, "PATH", tmp_path / "downloads.csv")
+        with pytest.raises(DownloadError) as caught:
+            downloads.fetch("ucf101", data, progress_bar=False)
+    told = str(caught.value)
+    assert f"lists.tar.gz cannot be had: {secure.url}/lists.tar.gz: " in told
+    assert "certificate verify failed" in told
+    assert f"save by hand may lie at {data}/downloads/lists.tar.gz, or unpacked at {data}/ucf101/ucf" in told
+    assert "holds no folder 'odd'" in told
+    assert (data / "ucf101/UCF101/v_YoYo_g01_c01.avi").read_bytes() == b"a video"
