@@ -23,7 +23,7 @@ from adavipro.prompts import frame_support
 from adavipro.settings import SettingError, from_mapping, setting, validate
 
 THREADS = 1  # on a CPU, as the shipped runs had: another number rounds otherwise, and a run can end points elsewhere
-IN_BOTH_WORLDS = ("04_training", "09_your_images", "10_any_classifier", "11_tables_and_machines")
+IN_BOTH_WORLDS = ("04_training", "09_your_images", "11_tables_and_machines")
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 

@@ -20,6 +20,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "07_price": {"epochs": 1},
     "08_ablations": {"epochs": 1},
     "09_your_images": {"epochs": 1},
+    "10_any_classifier": {"epochs": 1, "source_pictures": 2000},
 }
 LIMIT_S = 400
 

@@ -88,9 +88,8 @@ def test_a_data_set_is_fetched_once(folder, server):
 def test_listing_tells_what_is_left_to_download(folder, server):
     line = {x["data set"]: x for x in downloads.listing(folder)}["ucf101"]
     host = server.url.removeprefix("http://")
-    assert line == {
-        "data set": "ucf101", "state": MISSING, "to download": "0.00 GB", "licence": "free", "source": host,
-    }  # fmt: skip
+    states = ("ucf101", MISSING, "0.00 GB", "free", host)
+    assert line == dict(zip(("data set", "state", "to download", "licence", "source"), states, strict=True))
     fetch("flowers102", folder)
     shutil.rmtree(folder / "oxford_flowers" / "jpg")
     assert state_of("flowers102", folder) == PARTLY
@@ -111,9 +110,8 @@ def test_listing_of_what_ships_has_a_line_for_each_of_the_nine(tmp_path):
 def test_a_split_file_that_was_there_first_stays(folder):
     split = folder / "dtd" / "split_zhou_DescribableTextures.json"
     split.parent.mkdir(parents=True)
-    assert downloads.split_advice("dtd", folder).endswith(
-        f"put CoOp's there, as most papers on CLIP use it: {split}"
-    )
+    told = f"put CoOp's there, as most papers on CLIP use it: {split}"
+    assert downloads.split_advice("dtd", folder).endswith(told)
     split.write_text("{}")
     assert state_of("dtd", folder) == MISSING
     fetch("dtd", folder)
@@ -133,11 +131,6 @@ def test_an_unpacking_that_was_killed_is_done_again(folder, server):
     fetch("dtd", folder)
     assert tree(folder / "dtd") == WHOLE
     assert not (folder / "dtd.unpacking").exists()
-
-
-def test_an_archive_is_kept_where_that_is_asked_for(folder):
-    fetch("dtd", folder, keep=True)
-    assert (folder / "downloads" / "dtd.tar.gz").read_bytes() == CONTENT["dtd.tar.gz"][2]
 
 
 def test_another_published_archive_is_fetched_again(folder, server):
@@ -227,14 +220,14 @@ def test_empty_folders_are_not_there_and_links_to_full_ones_are(name, place, fol
     assert state_of(name, folder) == THERE
 
 
-def test_an_archive_of_the_readers_own_stays(folder, server):
+def test_an_archive_stays_where_that_is_asked_for_and_where_the_reader_has_it(folder, server):
     archive = folder / "downloads" / "dtd.tar.gz"
-    archive.parent.mkdir(parents=True)
-    archive.write_bytes(CONTENT["dtd.tar.gz"][2])
-    fetch("dtd", folder)
-    assert tree(folder / "dtd") == WHOLE
-    assert archive.read_bytes() == CONTENT["dtd.tar.gz"][2]
-    assert server.asked == []
+    for keep in (True, False):  # what was kept is the reader's own from then on
+        fetch("dtd", folder, keep=keep)
+        assert tree(folder / "dtd") == WHOLE
+        assert archive.read_bytes() == CONTENT["dtd.tar.gz"][2]
+        shutil.rmtree(folder / "dtd")
+    assert server.asked == [0]
 
 
 @pytest.mark.parametrize(

@@ -49,3 +49,12 @@ def test_your_images(tmp_path):
     numbers = smallest_run("09_your_images", tmp_path)
     assert (numbers["classes"], numbers["images"] > 300) == (6, True)
     assert numbers["test_accuracy_adavipro"] > numbers["test_accuracy_vp"]
+
+
+def test_any_classifier(tmp_path):
+    numbers = smallest_run("10_any_classifier", tmp_path)
+    assert numbers["source_accuracy"] > 0.2  # of 54 classes; a guess has 0.02
+    assert numbers["identity_zero_shot"] < 0.15
+    assert numbers["frequency_zero_shot"] > numbers["identity_zero_shot"] + 0.08
+    assert numbers["iterative_zero_shot"] == numbers["frequency_zero_shot"]  # no prompt: the same mapping
+    assert numbers["frequency_vp"] == pytest.approx(numbers["frequency_zero_shot"], abs=0.05)
