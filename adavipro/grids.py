@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from adavipro import baselines, comparison, experiment, presets, sheets, studies, sweeps
+from adavipro.classifiers import data_folder
 from adavipro.experiment import Experiment
 from adavipro.settings import SettingError, from_mapping
 
-TABLES = Path(__file__).parent.parent / "tables"  # in a checkout
+TABLES = next(p for p in (data_folder() / "tables", data_folder().parent / "tables") if p.is_dir())
 METHODS = (*experiment.METHODS, *baselines.METHODS, *presets.VARIANTS)
 WITHOUT_SEED = ("zero-shot", "linear-probe")  # nothing is drawn
 LEARNED = "learned"

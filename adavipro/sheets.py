@@ -6,11 +6,12 @@ from typing import Any
 
 from adavipro import baselines, experiment, files, presets
 from adavipro.baselines import Baseline
+from adavipro.classifiers import data_folder
 from adavipro.experiment import Experiment
 from adavipro.series import NOTEBOOKS
 from adavipro.settings import SettingError, from_mapping
 
-NOTEBOOK = NOTEBOOKS / "run.ipynb"
+NOTEBOOK = next(p for p in (data_folder() / "run.ipynb", NOTEBOOKS / "run.ipynb") if p.exists())
 # What there is to do, and the file that it leaves, last.
 PROOFS = {"report": "result.json", "validate": "validated.json", "baseline": "result.json"}
 # What a row says of a run; a baseline's lacks some.

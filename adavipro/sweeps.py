@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from adavipro import datasets, executing, files, machines, presets, sheets
 from adavipro.experiment import Experiment
-from adavipro.settings import SettingError
 from adavipro.sheets import Run
 
 WORLD = "embedded"
@@ -113,8 +112,6 @@ def sweep(
     rows = {run.folder(root): sheets.finished_row(run, sheets.kind_of(run, work), root) for run in runs}
     todo = {folder.name: run for run in runs if rows[folder := run.folder(root)] is None}
     errors: dict[str, str] = {}
-    if todo and not sheets.NOTEBOOK.exists():
-        raise SettingError(f"there is no notebook {sheets.NOTEBOOK}: run this in a checkout of the project")
 
     def ended(name: str, error: str | None) -> None:
         run, folder = todo[name], root / name

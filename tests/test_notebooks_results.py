@@ -58,3 +58,17 @@ def test_any_classifier(tmp_path):
     assert numbers["frequency_zero_shot"] > numbers["identity_zero_shot"] + 0.08
     assert numbers["iterative_zero_shot"] == numbers["frequency_zero_shot"]  # no prompt: the same mapping
     assert numbers["frequency_vp"] == pytest.approx(numbers["frequency_zero_shot"], abs=0.05)
+
+
+def test_tables_and_machines(tmp_path):
+    numbers = smallest_run("11_tables_and_machines", tmp_path)
+    (shipped,) = (
+        float(r["test_accuracy"])
+        for r in tables.of_studies(tables.read_results(), "main")
+        if (r["dataset"], r["method"]) == ("sketches", "zero-shot")
+    )
+    assert numbers["zero_shot"] == pytest.approx(100 * shipped, abs=0.05)
+    assert numbers["adavipro"] > numbers["vp"] + 20
+    assert (numbers["runs"], numbers["failed"], numbers["killed"]) == (3, 1, 1)
+    assert numbers["least_steps"] == numbers["steps"] == 32  # the killed run's too
+    assert (numbers["table1_runs"], numbers["table1_ours"]) == (99, 0)

@@ -96,8 +96,11 @@ def test_installed_wheel_finds_its_data_away_from_the_checkout(wheel: Path, tmp_
     pip("install", "--no-deps", "--no-index", "--target", site, wheel)
     script = """
 import json, adavipro
+from adavipro import grids, sheets
 from adavipro.classifiers import data_folder
-print(json.dumps({"module": adavipro.__file__, "data": str(data_folder())}))
+grids.read(grids.TABLES / "embedded.yaml")
+found = {"module": adavipro.__file__, "data": data_folder(), "tables": grids.TABLES, "sheet": sheets.NOTEBOOK}
+print(json.dumps({name: str(path) for name, path in found.items()}))
 """
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-c", script]
@@ -105,6 +108,8 @@ print(json.dumps({"module": adavipro.__file__, "data": str(data_folder())}))
     found = json.loads(told.stdout)
     assert Path(found["module"]) == site / "adavipro" / "__init__.py"
     assert Path(found["data"]) == site / "adavipro" / "data"
+    assert Path(found["tables"]) == site / "adavipro" / "data" / "tables"
+    assert Path(found["sheet"]) == site / "adavipro" / "data" / "run.ipynb"
     shipped = ROOT / "data" / "small_clip" / "open_clip_model.safetensors"
     installed = Path(found["data"]) / "small_clip" / "open_clip_model.safetensors"
     assert installed.read_bytes() == shipped.read_bytes()
