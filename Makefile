@@ -18,6 +18,7 @@ results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew
 	$(BIN)/adavipro tune --method adavipro --out data/results/search_adavipro.csv
 	$(BIN)/adavipro sweep --out data/results/embedded.csv
 	$(BIN)/adavipro baselines --out data/results/baselines.csv
+	$(BIN)/adavipro sweep tables/embedded_controls.yaml --seeds 0 1 --out data/results/controls.csv
 	$(BIN)/python docs/fill.py
 
 notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over their outputs

@@ -15,7 +15,7 @@ from torch import nn
 from adavipro import checkpoints, datasets, experiment, presets, probes, settings
 from adavipro.classifiers import FrozenClassifier
 from adavipro.datasets import Split
-from adavipro.environment import peak_memory_mb
+from adavipro.environment import device_name, peak_memory_mb
 from adavipro.evaluation import evaluate
 from adavipro.experiment import Experiment
 from adavipro.files import canonical_json, locked, write_json
@@ -161,7 +161,7 @@ def _learn(wanted: Baseline, root: Path, device: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in learner.parameters()),
         "seconds": seconds,
         "memory_mb": peak_memory_mb(device),
-        "device": device,
+        "device": device_name(device),
         "split": datasets.split_source(wanted.dataset),
         "key": key,
         "versions": " ".join(f"{k}={v}" for k, v in experiment.versions().items()),

@@ -28,3 +28,6 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, training.TrainingDiverged, OSError) as error:
         print(f"adavipro: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("adavipro: stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -20,7 +20,7 @@ NUMBERS = ("1", "2", "3", "4", "5", "6", "7")
 # Places of the units that are measured. The best value of a setting has no interval, and no difference from another.
 PLACES = {"%": 2, "points": 2, "million": 4}
 NAMING = ("dataset", "method", "prompt_px", "setting", "quantity")
-MAKING = ("seconds", "memory_mb", "device", "split", "source", "note", "versions", "command")
+MAKING = ("seconds", "memory_mb", "device", "recipe", "split", "source", "note", "versions", "command")
 COLUMNS = (
     "table", *NAMING, "unit", "published", "ours", "ci95", "difference", "inside", "seeds", *MAKING,
 )  # fmt: skip
@@ -138,7 +138,7 @@ def _cell_line(t: Table, cell: Cell, told: Row) -> Line:
         "seeds": str(len(runs) or ""),
         "seconds": f"{statistics.median(seconds):.1f}" if seconds else "",
         "memory_mb": f"{max(memory_mb):.0f}" if memory_mb else "",
-        **{c: "; ".join(dict.fromkeys(known[c])) for c in ("device", "split", "versions")},
+        **{c: "; ".join(dict.fromkeys(known[c])) for c in ("device", "recipe", "split", "versions")},
         **{c: told.get(c, "") for c in ("source", "note")},
         "command": _command(t, name, method, px),
     }
@@ -181,12 +181,15 @@ def short(lines: Iterable[Line]) -> list[Line]:
 
 def caption(lines: Sequence[Line]) -> str:
     """What a reader must know to compare."""
-    sources, splits = ("; ".join(dict.fromkeys(ln[c] for ln in lines if ln[c])) for c in ("source", "split"))
+    sources, splits, recipe = (
+        "; ".join(dict.fromkeys(ln[c] for ln in lines if ln[c])) for c in ("source", "split", "recipe")
+    )
     return (
         f"Published figures ({sources}) beside ours: mean ± 95 % interval over seeds (of gains and changes: over "
-        "pairs of the same data set and seed); inside says whether the published figure lies in it. Published figures "
-        "follow VP's code, which picks the epoch on the test split; ours is picked on validation and tested once. "
-        f"VP and its successors use CoOp's splits; ours: {splits or 'not said'}. A blank was not read, or has not run."
+        "pairs of the same data set and seed); inside says whether the published figure lies in it. VP's published "
+        "code picks the epoch on the test split, AdaViPro's text does not say; ours is picked on validation and tested "
+        f"once. VP and its successors use CoOp's splits; ours: {splits or 'not said'}. Our recipe: "
+        f"{recipe or 'not said'}. A blank was not read, or has not run."
     )
 
 

@@ -97,6 +97,15 @@ def require() -> None:
         raise EnvironmentProblem(problem)
 
 
+def device_name(device: str) -> str:
+    """What computes: a GPU by its maker's name."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def peak_memory_mb(device: str = "cpu") -> int:
     """Most memory that this process has had: the GPU's where it computes on one, otherwise the machine's."""
     if device.startswith("cuda"):

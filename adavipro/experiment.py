@@ -19,7 +19,7 @@ from adavipro.classifiers import FrozenClassifier
 from adavipro.configuration import METHODS as METHODS
 from adavipro.configuration import Experiment as Experiment
 from adavipro.datasets import Split
-from adavipro.environment import peak_memory_mb
+from adavipro.environment import device_name, peak_memory_mb
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.files import locked, to_csv, write_atomically, write_json
 from adavipro.method import AdaViPro
@@ -136,7 +136,7 @@ def _train(
             "seconds": None if resumed else round(time.perf_counter() - started, 2),  # of a whole run only
             "memory_mb": peak_memory_mb(device),
             "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+            "device": device_name(device),
             "processes": team.size,
         }
         write_json(folder / "timing.json", timing)
@@ -205,7 +205,7 @@ def run(
         result = {
             "key": key,
             "settings": asdict(experiment),
-            "split": getattr(datasets, "split_source", lambda _: None)(experiment.dataset),
+            "split": datasets.split_source(experiment.dataset),
             "val_accuracy": progress.best_accuracy if method else None,
             "test_accuracy": test.accuracy,
             "share_on": test.share_on,

@@ -67,8 +67,14 @@ def by_cell(rows: Iterable[Row]) -> dict[Cell, dict[str, Row]]:
     Raises:
         SettingError: if a cell has two runs with one seed, or a data set was split in several ways.
     """
+    rows = list(rows)
     cells: dict[Cell, dict[str, Row]] = {}
     splits: dict[str, str] = {}
+    recipes = {text(r.get("recipe")) for r in rows} - {""}
+    if len(recipes) > 1:
+        raise SettingError(
+            f"the results are of the recipes {sorted(recipes)}, which do not compare: keep the rows of one"
+        )
     for r in rows:
         cell = (r["dataset"], r["method"], text(r["prompt_px"]), text(r.get("value")))
         other = cells.setdefault(cell, {}).setdefault(text(r["seed"]), r)

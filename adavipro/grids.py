@@ -1,5 +1,6 @@
 """Table files: what a table of the paper, or one of ours, consists of, as a grid of runs."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +10,13 @@ from typing import Any
 
 import yaml
 
-from adavipro import baselines, comparison, experiment, presets, sheets, studies, sweeps
+from adavipro import baselines, comparison, experiment, presets, published, sheets, studies, sweeps
 from adavipro.classifiers import data_folder
 from adavipro.experiment import Experiment
 from adavipro.settings import SettingError, from_mapping
 
-TABLES = next(p for p in (data_folder() / "tables", data_folder().parent / "tables") if p.is_dir())
+_PLACES = (data_folder() / "tables", data_folder().parent / "tables")  # of a wheel, of a checkout
+TABLES = next((p for p in _PLACES if p.is_dir()), _PLACES[0])
 METHODS = (*experiment.METHODS, *baselines.METHODS, *presets.VARIANTS)
 WITHOUT_SEED = ("zero-shot", "linear-probe")  # nothing is drawn
 LEARNED = "learned"
@@ -174,8 +176,7 @@ def read(path: Path) -> Grid:
 def sweep_table(grid: Grid, root: Path, **how: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Run a table, or read what is finished. Returns a row a run, all with the same columns, and errors by run folder.
 
-    Args:
-        how: `workers`, `scheduler`, `limit_s` and `device` of `sweeps.sweep`.
+    `how` are `workers`, `scheduler`, `limit_s` and `device` of `sweeps.sweep`.
     """
     cells = grid.cells()
     rows, errors = _sweep(grid, [c for c in cells if not c.learned], root, how)
@@ -189,40 +190,61 @@ def sweep_table(grid: Grid, root: Path, **how: Any) -> tuple[list[dict[str, Any]
     return rows + more, errors | more_errors
 
 
+def finished_rows(grid: Grid, root: Path) -> list[dict[str, Any]]:
+    """The rows of a table's finished runs, as `sweep_table` gives them; nothing runs."""
+    rows = []
+    for cell in grid.cells():
+        with contextlib.suppress(SettingError):  # random masks whose share is not known yet
+            run = (cell.settled(root) if cell.learned else cell).run
+            if (row := sheets.finished_row(run, sheets.kind_of(run, "report"), root)) is not None:
+                rows.append(_labelled(grid, cell, row))
+    return rows
+
+
 def _sweep(
     grid: Grid, cells: list[Cell], root: Path, how: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     rows, errors = sweeps.sweep([c.run for c in cells], "report", root, **how)
     found = {row["key"]: row for row in rows}
-    study = next(iter(grid.values), "main")
-    labelled = []
-    for cell in cells:
-        if (row := found.get(cell.run.key())) is not None:
-            common = {name: row.get(name) for name in sheets.COLUMNS}
-            labelled.append({"study": study, "value": cell.value, **common, "method": cell.method})
-    return labelled, errors
+    keys = [(cell, cell.run.key()) for cell in cells]
+    return [_labelled(grid, cell, found[key]) for cell, key in keys if key in found], errors
+
+
+def _labelled(grid: Grid, cell: Cell, row: dict[str, Any]) -> dict[str, Any]:
+    common = {name: row.get(name) for name in sheets.COLUMNS}
+    named = {"method": cell.method, "recipe": grid.recipe if grid.world == "paper" else ""}
+    return {"study": next(iter(grid.values), "main"), "value": cell.value, **common, **named}
 
 
 def joined(
     grid: Grid, rows: Iterable[dict[str, Any]], former: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """A grid's rows with those that a file had of other cells of its table."""
-    values = {"", *(str(value) for _, value in grid._values())}
+    own = {
+        "dataset": grid.datasets, "method": grid.methods, "prompt_px": ["", *map(str, grid.prompt_px)],
+        "value": ["", *(str(value) for _, value in grid._values())],
+    }  # fmt: skip
 
-    def asked(row: dict[str, Any]) -> bool:
-        return (
-            row["dataset"] in grid.datasets
-            and row["method"] in grid.methods
-            and row["prompt_px"] in ("", *map(str, grid.prompt_px))
-            and (row["method"] in WITHOUT_SEED or row["seed"] in map(str, grid.seeds))
-            and row["value"] in values
-        )
+    def other(row: dict[str, Any]) -> bool:
+        elsewhere = any(row[name] not in known for name, known in own.items())
+        return elsewhere or (row["method"] not in WITHOUT_SEED and row["seed"] not in map(str, grid.seeds))
 
-    return [*(row for row in former if not asked(row)), *rows]
+    return [*filter(other, former), *rows]
 
 
-def beside_published(grid: Grid, rows: Iterable[Mapping[str, Any]]) -> list[comparison.Line]:
-    """Set what came out of one of the paper's tables beside its published figures; see `comparison.lines`."""
-    return comparison.lines(
+def beside_published(
+    grid: Grid, rows: Iterable[Mapping[str, Any]], part: Grid | None = None
+) -> list[comparison.Line]:
+    """Set what came out of one of the paper's tables beside its published figures; see `comparison.lines`.
+
+    Args:
+        part: only the lines of these cells; facts over several cells are about the whole table.
+    """
+    whole = comparison.lines(
         grid.table, rows, grid.datasets, grid.methods, grid.prompt_px, grid.values, grid.seeds
     )
+    if part is None or part == grid:
+        return whole
+    titles = [published.TITLES.get(name, name) for name in part.datasets]
+    own = {"dataset": titles, "method": part.methods, "prompt_px": ["", *map(str, part.prompt_px)]}
+    return [ln for ln in whole if ln["seeds"] and all(ln[name] in known for name, known in own.items())]

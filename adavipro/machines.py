@@ -26,6 +26,8 @@ def gpus() -> list[str]:
     import torch  # here: workers of a cluster import this module, and need no torch themselves
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return []
     return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
 
 
@@ -42,7 +44,11 @@ def shares(workers: int | None, device: str) -> list[dict[str, str]]:
         raise SettingError(f"workers is {workers}, but it must be at least 1")
     places: list[dict[str, str]] = [{}]
     cores = os.cpu_count() or 1
-    if device.startswith("cuda"):
+    if device.startswith("cuda:"):
+        raise SettingError(
+            f"device is {device!r}, but workers share all GPUs: use cuda, and CUDA_VISIBLE_DEVICES to choose"
+        )
+    if device == "cuda":
         places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus()]
         if not places:
             raise SettingError(f"device is {device!r}, but torch finds no GPU here: use cpu")
@@ -72,6 +78,10 @@ def cluster(
     from distributed import Client, Scheduler, SpecCluster
 
     if scheduler is not None:
+        if workers is not None:
+            raise SettingError(
+                f"workers is {workers}, but the cluster at {scheduler} has its own: leave it out"
+            )
         with _connected(scheduler) as client:
             yield client
         return

@@ -81,7 +81,8 @@ class Page:
         """
         known = {f.name for f in fields(Experiment)}
         own = {k: v for k, v in self.parameters.items() if k in known}
-        return presets.preset(self.world, method, recipe="ours", **{**own, **changes})
+        recipe = "ours" if self.world == "paper" else "paper"
+        return presets.preset(self.world, method, recipe, **{**own, **changes})
 
     def show(self, figure: Figure, name: str, alt: str) -> Image:
         """Write a figure as PNG and SVG into the notebook's folder. Returns the picture to display.

@@ -62,6 +62,8 @@ def preset(world: str, method: str, recipe: str = "paper", **overrides: Any) -> 
     for name, value, known in (("world", world, WORLDS), ("recipe", recipe, RECIPES)):
         if value not in known:
             raise SettingError(f"{name} is {value!r}, but it must be one of: {', '.join(known)}")
+    if world == "embedded" and recipe != "paper":
+        raise SettingError(f"recipe is {recipe!r}, but the embedded world has one recipe only: leave it out")
     method, variant = VARIANTS.get(method, (method, {}))
     values: dict[str, Any] = {"method": method}
     if world == "embedded":

@@ -11,7 +11,8 @@ from adavipro.experiment import Experiment
 from adavipro.series import NOTEBOOKS
 from adavipro.settings import SettingError, from_mapping
 
-NOTEBOOK = next(p for p in (data_folder() / "run.ipynb", NOTEBOOKS / "run.ipynb") if p.exists())
+_PLACES = (data_folder() / "run.ipynb", NOTEBOOKS / "run.ipynb")  # of a wheel, of a checkout
+NOTEBOOK = next((p for p in _PLACES if p.exists()), _PLACES[0])
 # What there is to do, and the file that it leaves, last.
 PROOFS = {"report": "result.json", "validate": "validated.json", "baseline": "result.json"}
 # What a row says of a run; a baseline's lacks some.

@@ -129,7 +129,10 @@ def accuracy_matrix(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
             if r["prompt_px"] in ("", str(w)):
                 line[f"{w} px"] = shown(r)
     order = {"zero-shot": 0, "vp": 1, "vp-tuned": 2, "adavipro": 3}
-    return sorted(lines.values(), key=lambda x: (x["dataset"] == MEAN, x["dataset"], order[x["method"]]))
+    return sorted(
+        lines.values(),
+        key=lambda x: (x["dataset"] == MEAN, x["dataset"], order.get(x["method"], len(order)), x["method"]),
+    )
 
 
 TABLE_1 = {

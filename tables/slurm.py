@@ -21,10 +21,9 @@ from adavipro import cli
 
 
 def open_cluster(args: argparse.Namespace) -> SLURMCluster:
-    """Ask Slurm for the jobs. Returns the cluster, whose workers come as the jobs start."""
+    """Say what a job is. Returns the cluster, which asks Slurm for jobs when it is told how many."""
     extra = [f"--gres=gpu:{args.gpus}"] if args.gpus else []
     return SLURMCluster(
-        n_workers=args.jobs,
         queue=args.queue,
         account=args.account,
         walltime=args.walltime,
@@ -67,6 +66,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="minutes of one run")
     args = parser.parse_args()
     with open_cluster(args) as cluster:
+        cluster.adapt(minimum_jobs=args.jobs, maximum_jobs=args.jobs)  # a job that ends is asked for anew
         print(f"scheduler: {cluster.scheduler_address}", flush=True)
         cluster.wait_for_workers(1)
         told = ["sweep", args.table, "--root", args.root, "--scheduler", cluster.scheduler_address]

@@ -69,7 +69,7 @@ def test_a_cell_holds_the_mean_over_seeds_beside_the_published_figure_and_what_i
         "quantity": "accuracy", "unit": "%", "published": "96.8", "ours": "96.00",
         "ci95": "2.48",  # 4.303 x 1 / sqrt(3)
         "difference": "-0.80", "inside": "yes", "seeds": "3", "seconds": "6.0", "memory_mb": "900", "device": "cpu",
-        "split": "coop", "source": "arXiv 2403.13282, Table 1", "note": "above a linear probe",
+        "recipe": "", "split": "coop", "source": "arXiv 2403.13282, Table 1", "note": "above a linear probe",
         "command": "adavipro sweep tables/table1.yaml --datasets eurosat --methods adavipro",
         "versions": "torch=2.14.1",
     }  # fmt: skip
@@ -157,6 +157,6 @@ def test_files_are_a_whole_csv_and_two_tables_in_markdown_and_latex(tmp_path: Pa
 def test_caption_says_how_the_epoch_was_picked_and_on_which_splits():
     told = comparison.caption(comparison.lines("1", EUROSAT, *GRIDS["1"]))
     assert "Published figures (arXiv 2403.13282, Table 1; arXiv 2203.17274 (VP))" in told
-    assert "picks the epoch on the test split; ours is picked on validation" in told
+    assert "AdaViPro's text does not say; ours is picked on validation" in told
     assert "ours: coop." in told
     assert "ours: not said." in comparison.caption(comparison.lines("1", [], *GRIDS["1"]))

@@ -76,8 +76,21 @@ def test_masks_are_told_with_their_collapsed_runs_and_the_cover_of_data_sets_tha
     assert lines["28"]["regions on"].startswith("42.0 ±")  # 50, and (50 + 2 + 50) / 3
 
 
-@pytest.mark.parametrize("name", sorted(effects.TABLES.keys() - {"1"}))  # Table 1 leaves blanks
+@pytest.mark.parametrize(
+    "name", sorted(effects.TABLES.keys() - {"1", "where"})
+)  # the one leaves blanks, the other has a file
 def test_a_table_says_what_the_results_lack(name):
     rows = [{"dataset": "digits", "method": "adavipro", "prompt_px": "8", "test_accuracy": "0.5"}]
     with pytest.raises(ValueError, match=f"the results hold no .* which table {name} needs"):
         effects.table(name, rows)
+
+
+def test_answers_to_where_stand_beside_adavipros_with_their_cover():
+    lines = effects.table("where", [])
+    assert [line["frame (px)"] for line in lines] == 7 * ["8"] + 7 * ["28"]
+    assert [line["where"] for line in lines[:2]] == ["vp", "adavipro"]
+    at = {(line["frame (px)"], line["where"]): line for line in lines}
+    assert at["28", "adavipro"]["difference"] == ""
+    assert float(at["28", "random-masks"]["difference"].split()[0]) < -5
+    assert at["28", "vp"]["objects covered (%)"] == "100"
+    assert at["28", "smm"]["objects covered (%)"] == ""

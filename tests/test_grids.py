@@ -182,7 +182,7 @@ def test_what_comes_out_has_the_same_columns_and_the_tables_names(tmp_path, monk
     assert asked == [["linear-probe", "vp", "adavipro"], ["adavipro"]]
     assert errors == {"vp": "it failed"}
     assert [row["method"] for row in rows] == ["linear-probe", "adavipro", "random-masks"]
-    assert {tuple(row) for row in rows} == {("study", "value", *sheets.COLUMNS)}
+    assert {tuple(row) for row in rows} == {("study", "value", *sheets.COLUMNS, "recipe")}
     assert {(row["study"], row["test_accuracy"]) for row in rows} == {("main", 0.25)}
 
 

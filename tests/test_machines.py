@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import draw_splits, tiny
 
 from adavipro import machines, sweeps
@@ -29,12 +30,16 @@ def test_each_gpu_has_a_worker_and_more_workers_share_them(monkeypatch):
         return [share["CUDA_VISIBLE_DEVICES"] for share in machines.shares(workers, "cuda")]
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    assert machines.gpus() == []  # they are named, and not there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert gpus_of(None) == ["1", "3"]
     assert gpus_of(1) == ["1"]
     assert gpus_of(3) == ["1", "3", "1"]
     monkeypatch.setattr(machines, "gpus", list)
     with pytest.raises(SettingError, match="device is 'cuda', but torch finds no GPU here: use cpu"):
         machines.shares(None, "cuda")
+    with pytest.raises(SettingError, match="device is 'cuda:1', but workers share all GPUs: use cuda"):
+        machines.shares(None, "cuda:1")
 
 
 def test_a_local_cluster_listens_on_loopback_and_gives_each_worker_its_share(tmp_path, monkeypatch):

@@ -67,9 +67,9 @@ def _beside_published(args: argparse.Namespace) -> None:
     rows = tables.read_results(path=args.results or own) if args.results or own.exists() else []
     lines = grids.beside_published(grids.read(grids.TABLES / f"table{args.number}.yaml"), rows)
     written = comparison.write(lines, stem.with_name(f"{stem.name}-published"))
-    told = "" if args.format == "csv" else f"{comparison.caption(lines)}\n\n"
+    told = f"{comparison.caption(lines)}\n\n" if args.format == "markdown" else ""
     shown = lines if args.format == "csv" else comparison.short(lines)
-    print(told + FORMATS[args.format](shown), end="")
+    print((told + FORMATS[args.format](shown)).rstrip("\n"))
     print("written:", *written, file=sys.stderr)
 
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     result = experiment.run(wanted, args.root, args.resume or None, device, team=team)
     team.leave()  # not where one has failed: torchrun ends the others, which wait for it
     if team.rank == 0:
-        row = sheets.row_of(wanted, result, args.root)
+        row = sheets.row_of(wanted, result, args.root) | {"method": args.method}
         print(tables.to_markdown(tables.summarise([row])), end="")
         print(f"folder: {wanted.folder(args.root)}")
 

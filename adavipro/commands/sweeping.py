@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adavipro import baselines, comparison, datasets, grids, presets, studies, sweeps, tables
-from adavipro.commands.parsing import DATA_SETS, ROOT, Commands, command, fail, write_rows
+from adavipro.commands.parsing import ROOT, Commands, command, fail, write_rows
+from adavipro.settings import SettingError
 
 
 def add(commands: Commands) -> None:
@@ -24,11 +25,11 @@ def add(commands: Commands) -> None:
         grid.add_argument("--device", default="cpu")
     told = "a table, as tables/table1.yaml; none: the studies whose results ship"
     many.add_argument("table", nargs="?", type=Path, metavar="FILE", help=told)
-    many.add_argument("--datasets", nargs="+", help=f"only these {DATA_SETS}")
+    many.add_argument("--datasets", nargs="+", help="only these of a table or study")
     many.add_argument("--methods", nargs="+", help="only these of a table")
     many.add_argument("--prompt-px", nargs="+", type=int, help="only these widths")
     many.add_argument("--seeds", nargs="+", type=int, help="only these")
-    many.add_argument("--studies", nargs="+", default=studies.STUDIES, choices=studies.STUDIES)
+    many.add_argument("--studies", nargs="+", choices=studies.STUDIES, help="without FILE; default: all")
     many.add_argument(
         "--search", type=Path, default=tables.SEARCHED_VP, help="VP's search, for its tuned rates"
     )
@@ -40,6 +41,8 @@ def add(commands: Commands) -> None:
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:
     """Where and how long runs compute, as `sweeps.sweep` takes it."""
+    if args.limit is not None and not args.limit > 0:
+        raise SettingError(f"--limit is {args.limit:g} minutes, but it must be above 0")
     limit_s = None if args.limit is None else 60 * args.limit
     return {"workers": args.workers, "scheduler": args.scheduler, "limit_s": limit_s, "device": args.device}
 
@@ -48,18 +51,34 @@ def sweep(args: argparse.Namespace) -> None:
     """Run a table, or make the results that ship (main grid, VP tuned for each width, ablations); the rest is kept."""
     if args.table is None:
         return _sweep_studies(args)
-    grid = grids.read(args.table).narrowed({name: getattr(args, name) for name in grids.KINDS})
-    rows, errors = grids.sweep_table(grid, args.root, **_how(args))
-    out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
-    write_rows(out, grids.joined(grid, rows, tables.read_rows(out) if out.exists() else []))
-    if grid.table in comparison.NUMBERS and rows:
-        print(tables.to_markdown(comparison.short(grids.beside_published(grid, rows))))
+    if args.studies is not None:
+        raise SettingError("--studies is for the results that ship: leave it out beside a table file")
+    whole, out = grids.read(args.table), args.out or args.root / "tables" / f"{args.table.stem}.csv"
+    grid = whole.narrowed({name: getattr(args, name) for name in grids.KINDS})
+    former = tables.read_rows(out) if out.exists() else []
+    try:
+        rows, errors = grids.sweep_table(grid, args.root, **_how(args))
+    except KeyboardInterrupt:
+        write_rows(out, grids.joined(grid, grids.finished_rows(grid, args.root), former))
+        raise
+    rows = grids.joined(grid, rows, former)
+    write_rows(out, rows)
+    if whole.table in comparison.NUMBERS and rows:
+        print(tables.to_markdown(comparison.short(grids.beside_published(whole, rows, grid))))
     print(out)
     fail(errors)
 
 
 def _sweep_studies(args: argparse.Namespace) -> None:
     started = time.perf_counter()
+    known: dict[str, list[Any]] = {
+        "datasets": list(datasets.CLASS_NAMES), "prompt_px": list(presets.FRAMES_PX.values()),
+        "seeds": list(presets.REPORT_SEEDS), "methods": [],
+    }  # fmt: skip
+    for name, own in known.items():
+        for wrong in (value for value in getattr(args, name) or () if value not in own):
+            told = f"but the studies have {', '.join(map(str, own))}" if own else "which needs a table file"
+            raise SettingError(f"--{name.replace('_', '-')} has {wrong!r}, {told}")
     keep = {
         "dataset": args.datasets or list(datasets.CLASS_NAMES),
         "prompt_px": args.prompt_px or list(presets.FRAMES_PX.values()),
@@ -68,7 +87,7 @@ def _sweep_studies(args: argparse.Namespace) -> None:
     search, out = tables.read_rows(args.search), args.out or ROOT / "embedded.csv"
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    for study in dict.fromkeys(["main", *args.studies]):
+    for study in dict.fromkeys(["main", *(args.studies or studies.STUDIES)]):
         main = [r for r in rows if r["study"] == "main"]
         found, errors = studies.run_study(study, main, search, args.root, keep, **_how(args))
         rows, failed = rows + found, failed | errors

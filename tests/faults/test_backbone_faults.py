@@ -43,7 +43,7 @@ def test_s1_a_pickle_in_torchvisions_cache_is_not_run(write, trace, tmp_path, mo
     file.parent.mkdir(parents=True)
     write({"weight": Payload(trace)}, file)
     with pytest.raises(ValueError, match=r"model 'torchvision:squeezenet1_1' .* cannot be loaded"):
-        MappedClassifier.load("torchvision:squeezenet1_1", ["star"])
+        MappedClassifier.load("torchvision:squeezenet1_1", ["star"], "IMAGENET1K_V1")
     assert not trace.exists()
 
 
@@ -76,10 +76,10 @@ def test_s3_weights_of_other_libraries_that_cannot_be_fetched(tmp_path, monkeypa
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    for model in ("timm:test_resnet", "torchvision:squeezenet1_1"):
+    for model, tag in (("timm:test_resnet", "r160_in1k"), ("torchvision:squeezenet1_1", "IMAGENET1K_V1")):
         with pytest.raises(
             ValueError, match=f"model '{model}' .* cannot be loaded: .*needs the network"
         ) as caught:
-            MappedClassifier.load(model, ["star"])
+            MappedClassifier.load(model, ["star"], tag)
         assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
