@@ -112,6 +112,10 @@ def sweep(
     rows = {run.folder(root): sheets.finished_row(run, sheets.kind_of(run, work), root) for run in runs}
     todo = {folder.name: run for run in runs if rows[folder := run.folder(root)] is None}
     errors: dict[str, str] = {}
+    if todo and not sheets.NOTEBOOK.exists():
+        raise SettingError(
+            f"there is no notebook {sheets.NOTEBOOK}: install the project again, or run this in a checkout"
+        )
 
     def ended(name: str, error: str | None) -> None:
         run, folder = todo[name], root / name

@@ -19,7 +19,7 @@ from adavipro.training import TrainingDiverged
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(baselines, "PENALTIES", (1.0, 0.1, 0.01))
+    monkeypatch.setattr(probes, "PENALTIES", (1.0, 0.1, 0.01))
     with small_splits():
         yield
 
@@ -166,7 +166,7 @@ def test_a_run_writes_its_row_last_and_is_not_repeated(tmp_path, monkeypatch, me
     assert row["parameters"] == {"linear-probe": 64 * 24 + 24, "fine-tune": 219840}[method]
     assert row["study"] == "main"
     assert 0 <= row["test_accuracy"] <= 1
-    monkeypatch.setattr(baselines, "linear_probe", None)
+    monkeypatch.setattr(probes, "linear_probe", None)
     monkeypatch.setattr(baselines, "fine_tune", None)
     assert baselines.run(wanted, tmp_path) == row
 

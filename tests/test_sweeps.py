@@ -130,9 +130,9 @@ def test_what_a_failure_left_goes_when_the_run_succeeds(tmp_path, monkeypatch):
     assert not (folder / "failed.json").exists()
 
 
-def test_without_the_sheet_as_in_a_wheel_one_sentence_says_so(tmp_path, monkeypatch):
+def test_without_the_sheet_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(sheets, "NOTEBOOK", tmp_path / "run.ipynb")
-    with pytest.raises(SettingError, match=r"there is no notebook .*run.ipynb: run this in a checkout"):
+    with pytest.raises(SettingError, match=r"there is no notebook .*run.ipynb: install the project again"):
         sweeps.sweep([tiny("zero-shot")], "report", tmp_path)
 
 
