@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from adavipro import datasets, executing, files, machines, presets, sheets
 from adavipro.experiment import Experiment
+from adavipro.settings import SettingError
 from adavipro.sheets import Run
 
 WORLD = "embedded"
