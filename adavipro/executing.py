@@ -50,6 +50,8 @@ def execute(
     running = folder / f"running-{uuid.uuid4().hex[:8]}.ipynb"
     limit = "none" if limit_s is None else str(limit_s)
     supervisor = [sys.executable, "-m", "adavipro.executing", limit, proof, str(running)]
+    # A Dask worker gives memory back at once, which would make torch on a CPU twice as slow.
+    environment = {k: v for k, v in os.environ.items() if k != "MALLOC_TRIM_THRESHOLD_"}
     with tempfile.TemporaryFile("w+", errors="replace") as told:
         process = subprocess.Popen(
             [*supervisor, *papermill(notebook.resolve(), running, parameters)],
@@ -58,6 +60,7 @@ def execute(
             stderr=told,
             start_new_session=True,
             cwd=cwd,
+            env=environment,
         )
         assert process.stdin is not None  # it is a pipe
         try:
