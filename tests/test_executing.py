@@ -61,6 +61,13 @@ def test_what_is_done_lies_in_its_place_with_its_parameters(tmp_path):
     assert 'word = "5"' in "".join(cell.source for cell in cells)
 
 
+def test_a_run_keeps_its_memory_where_a_worker_gives_it_back_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    assert (
+        ask(tmp_path / "run", "import os\nassert 'MALLOC_TRIM_THRESHOLD_' not in os.environ", PROVE) is None
+    )
+
+
 def test_a_run_that_is_no_longer_wanted_is_interrupted_and_saves(tmp_path):
     run, wanted = tmp_path / "run", tmp_path / "wanted"
     wanted.touch()
