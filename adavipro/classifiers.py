@@ -1,6 +1,5 @@
 """Frozen image classifiers: normalised images in, class scores out."""
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adavipro.embeddings import class_embeddings
+from adavipro.files import file_sha256
 from adavipro.networks import building, check_clip, check_preprocessing, quicken
 from adavipro.parallel import ALONE, Team
 from adavipro.settings import SettingError
@@ -23,6 +23,12 @@ def data_folder() -> Path:
     """The folder of what ships with the project: beside the module in a wheel, at the top of a checkout."""
     inside = Path(__file__).parent / "data"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
+
+
+def shipped(name: str, folder: str = "") -> Path:
+    """A file or folder that a wheel has among its data, and a checkout in `folder`, at its top where none is given."""
+    inside = data_folder() / name
+    return inside if inside.exists() else data_folder().parent / folder / name
 
 
 def resolve_model(name: str) -> str:
@@ -56,14 +62,8 @@ def weights_sha256(model: str) -> str | None:
         return None
     config = file.with_name("config.json" if model.startswith("timm:") else "open_clip_config.json")
     if model == "small-clip" or not config.exists():
-        return _file_sha256(file, file.stat().st_mtime_ns)
-    both = file.read_bytes() + config.read_bytes()
-    return hashlib.sha256(both).hexdigest()
-
-
-@functools.cache
-def _file_sha256(file: Path, modified_ns: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+        return file_sha256(file)
+    return hashlib.sha256(f"{file_sha256(file)} {file_sha256(config)}".encode()).hexdigest()
 
 
 def check_device(device: str) -> None:

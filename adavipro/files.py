@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import fcntl
+import functools
+import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,19 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
         ) from error
     _sync_folder(path.parent)
+
+
+@functools.cache
+def _remembered_sha256(file: Path, stamp: tuple[int, ...]) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file; not read again while its size and times stay, unless it changed within two seconds."""
+    s = file.stat()
+    stamp = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+    fresh = time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) < 2_000_000_000
+    return (_remembered_sha256.__wrapped__ if fresh else _remembered_sha256)(file, stamp)
 
 
 @contextlib.contextmanager

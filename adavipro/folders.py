@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from adavipro.classifiers import clean_class_names
 from adavipro.decoding import ImageError, to_tensor
+from adavipro.files import file_sha256
 from adavipro.seeds import generator
 from adavipro.settings import SettingError
 
@@ -158,19 +158,6 @@ def _class_names(path: Path, folders: list[str]) -> list[str]:
 # --- What the files hold ---------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _remembered_sha256(file: Path, stamp: tuple[int, ...]) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    """sha256 of a file; not read again while its size and times stay, unless it changed within two seconds."""
-    s = file.stat()
-    stamp = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-    fresh = time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) < 2_000_000_000
-    return (_remembered_sha256.__wrapped__ if fresh else _remembered_sha256)(file, stamp)
-
-
 def fingerprint(path: Path) -> str:
     """sha256 of all that a folder's data set depends on: relative paths, files' bytes, and classes.json."""
     listing = list_folder(path)
@@ -178,7 +165,7 @@ def fingerprint(path: Path) -> str:
     lines, unreadable = [], []
     for file in files:
         try:
-            lines.append(f"{_sha256(file)} {file.relative_to(path)}")
+            lines.append(f"{file_sha256(file)} {file.relative_to(path)}")
         except OSError as error:
             unreadable.append(f"{file.relative_to(path)} ({error.strerror})")
     if unreadable:

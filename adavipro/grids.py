@@ -11,12 +11,11 @@ from typing import Any
 import yaml
 
 from adavipro import baselines, comparison, experiment, presets, published, sheets, studies, sweeps
-from adavipro.classifiers import data_folder
+from adavipro.classifiers import shipped
 from adavipro.experiment import Experiment
 from adavipro.settings import SettingError, from_mapping
 
-_PLACES = (data_folder() / "tables", data_folder().parent / "tables")  # of a wheel, of a checkout
-TABLES = next((p for p in _PLACES if p.is_dir()), _PLACES[0])
+TABLES = shipped("tables")
 METHODS = (*experiment.METHODS, *baselines.METHODS, *presets.VARIANTS)
 WITHOUT_SEED = ("zero-shot", "linear-probe")  # nothing is drawn
 LEARNED = "learned"

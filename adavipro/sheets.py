@@ -6,13 +6,11 @@ from typing import Any
 
 from adavipro import baselines, experiment, files, presets
 from adavipro.baselines import Baseline
-from adavipro.classifiers import data_folder
+from adavipro.classifiers import shipped
 from adavipro.experiment import Experiment
-from adavipro.series import NOTEBOOKS
 from adavipro.settings import SettingError, from_mapping
 
-_PLACES = (data_folder() / "run.ipynb", NOTEBOOKS / "run.ipynb")  # of a wheel, of a checkout
-NOTEBOOK = next((p for p in _PLACES if p.exists()), _PLACES[0])
+NOTEBOOK = shipped("run.ipynb", "notebooks")
 # What there is to do, and the file that it leaves, last.
 PROOFS = {"report": "result.json", "validate": "validated.json", "baseline": "result.json"}
 # What a row says of a run; a baseline's lacks some.

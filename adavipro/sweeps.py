@@ -110,8 +110,12 @@ def sweep(
         SettingError: if there is no cluster to run on, or its machines do not share the root.
     """
     root = root.resolve()
-    rows = {run.folder(root): sheets.finished_row(run, sheets.kind_of(run, work), root) for run in runs}
-    todo = {folder.name: run for run in runs if rows[folder := run.folder(root)] is None}
+    folders = [run.folder(root) for run in runs]  # once: a folder's name is a hash of weights and data
+    rows = {
+        folder: sheets.finished_row(run, sheets.kind_of(run, work), root)
+        for folder, run in zip(folders, runs, strict=True)
+    }
+    todo = {folder.name: run for folder, run in zip(folders, runs, strict=True) if rows[folder] is None}
     errors: dict[str, str] = {}
     if todo and not sheets.NOTEBOOK.exists():
         raise SettingError(
@@ -140,7 +144,7 @@ def sweep(
         ):
             tqdm.write(f"watch the runs at {client.dashboard_link}", file=sys.stderr)
             machines.execute_all(client, root, jobs, ended)
-    return [row for run in runs if (row := rows[run.folder(root)]) is not None], errors
+    return [row for folder in folders if (row := rows[folder]) is not None], errors
 
 
 def _job(run: Run, kind: str, root: Path, limit_s: float | None, device: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_changed_content_is_another_run_and_other_images(pictures):
 
 
 def test_file_that_stays_is_read_once(pictures, monkeypatch):
-    monkeypatch.setattr(folders.time, "time_ns", lambda: 2**63)
+    monkeypatch.setattr("adavipro.files.time.time_ns", lambda: 2**63)
     first = folders.fingerprint(pictures)
     monkeypatch.setattr(folders.Path, "read_bytes", None)
     assert folders.fingerprint(pictures) == first
