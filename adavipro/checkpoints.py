@@ -1,15 +1,13 @@
-"""Saving and loading that cannot lie: atomic, hashed, two generations, no pickle.
+"""Saving and loading that cannot lie: one file that is whole, hashed and without pickle; two generations of a training.
 
-A checkpoint is `step-<n>.safetensors` (tensors) and `step-<n>.json` (the manifest: format version, step, settings,
-sha256 of the tensors, sha256 of itself). Both are written aside, synced and renamed, the manifest last; a
-checkpoint without a sound manifest does not exist.
+A sealed file is safetensors with a manifest (JSON) in its metadata: the format's version, settings, and the sha256 of
+all of it. It is written aside, synced and renamed; it is used only if its hash and its every byte are right.
 """
 
-import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from adavipro.files import PARTIAL, canonical_json, write_atomically
+from adavipro.io import PARTIAL, canonical_json, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2  # generations
 # What reading a damaged file can raise.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
@@ -29,111 +27,71 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or not of this run; the message says which and what to do."""
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], settings: dict[str, Any]) -> None:
+    """Write tensors, and settings as JSON values, into one sealed file, atomically."""
+    content = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _seal(content, {"format": FORMAT, "settings": settings}))
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """Save one generation and remove those older than the one before it.
-
-    Args:
-        folder: where checkpoints of one run live.
-        step: steps done; names the files.
-        tensors: everything that is a tensor.
-        settings: everything else, as JSON values.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    manifest = {"format": FORMAT, "step": step, "tensors_sha256": _sha256(content), "settings": settings}
-    manifest["sha256"] = _sha256(canonical_json(manifest).encode())
-    write_atomically(_tensors_path(folder, step), content)
-    write_atomically(_manifest_path(folder, step), canonical_json(manifest).encode())
-    for old in steps_saved(folder)[KEEP:]:
-        _manifest_path(folder, old).unlink(missing_ok=True)
-        _tensors_path(folder, old).unlink(missing_ok=True)
+def _seal(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> bytes:
+    told = canonical_json(manifest)
+    sha256 = hashlib.sha256(told.encode() + save(tensors)).hexdigest()
+    # One entry, for the order of several is not fixed.
+    return save(tensors, {"manifest": canonical_json({"sha256": sha256, "content": told})})
 
 
-def _tensors_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}.safetensors"
-
-
-def _manifest_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}.json"
-
-
-def steps_saved(folder: Path) -> list[int]:
-    """Steps that have a manifest, newest first."""
-    found = [p.stem.removeprefix("step-") for p in folder.glob("step-*.json")]
-    return sorted((int(s) for s in found if s.isdigit()), reverse=True)
-
-
-def steps_to_resume(folder: Path) -> list[int]:
-    """Steps that have a manifest, newest first.
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a sealed file after checking every byte of it. Returns tensors and settings.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if it is missing, cut short, altered, or of another format version.
     """
-    steps = steps_saved(folder)
-    if not steps:
-        raise CheckpointError(
-            f"there is no checkpoint in {folder} to resume from: start the run without asking to resume"
-        )
-    return steps
-
-
-def sweep_partial_files(folder: Path) -> None:
-    """Remove what a killed save left behind: partial files, and tensors whose manifest never came."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        partial.unlink(missing_ok=True)
-    for tensors in folder.glob("step-*.safetensors"):
-        if not tensors.with_suffix(".json").exists():
-            tensors.unlink(missing_ok=True)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove all generations: a run that starts anew must not be mixed up with the former one."""
-    for step in steps_saved(folder):
-        _manifest_path(folder, step).unlink(missing_ok=True)
-    sweep_partial_files(folder)
-
-
-def load_checkpoint(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load one generation after checking every byte of it. Returns tensors and settings.
-
-    Raises:
-        CheckpointError: if a file is missing, cut short, altered, or of another format version.
-    """
-    with _described(_manifest_path(folder, step)) as path:
-        text = path.read_bytes()
-        manifest = json.loads(text)
-        told = manifest.pop("sha256")
-        if told != _sha256(canonical_json(manifest).encode()):
-            raise ValueError("its content does not match its own sha256")
-        if canonical_json({**manifest, "sha256": told}).encode() != text:
-            raise ValueError("its bytes were altered")
+    try:
+        content = path.read_bytes()
+        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        manifest = json.loads(json.loads(head["__metadata__"]["manifest"])["content"])
+        tensors = load(content)
         if manifest["format"] != FORMAT:
             raise CheckpointError(
                 f"{path} has format version {manifest['format']}, but this release reads {FORMAT}: use the release "
-                "that wrote it, or start the run anew"
+                "that wrote it, or make it anew"
             )
-        settings, expected = manifest["settings"], manifest["tensors_sha256"]
-    with _described(_tensors_path(folder, step)) as path:
-        content = path.read_bytes()
-        found = _sha256(content)
-        if found != expected:
-            raise ValueError(f"its sha256 is {found}, the manifest says {expected}")
-        return load(content), settings
-
-
-@contextlib.contextmanager
-def _described(path: Path) -> Iterator[Path]:
-    """Turn whatever goes wrong in reading `path` into one CheckpointError that names it."""
-    try:
-        yield path
+        if _seal(tensors, manifest) != content:  # the hash, and every byte that is in no tensor
+            raise ValueError("its content does not match its sha256")
+        return tensors, manifest["settings"]
     except CheckpointError:
         raise
     except _DAMAGE as error:
-        raise CheckpointError(f"checkpoint file {path} cannot be used: {error}") from error
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+# --- Generations of a training ----------------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], settings: dict[str, Any]) -> None:
+    """Save the generation of a step, and remove those older than the one before it."""
+    write_sealed(_path(folder, step), tensors, settings)
+    for old in steps_saved(folder)[KEEP:]:
+        _path(folder, old).unlink(missing_ok=True)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, newest first."""
+    found = [p.stem.removeprefix("step-") for p in folder.glob("step-*.safetensors")]
+    return sorted((int(s) for s in found if s.isdigit()), reverse=True)
+
+
+def clear(folder: Path, keep_saved: bool) -> None:
+    """Remove what a killed save left behind, and all generations unless they are kept."""
+    for stray in folder.glob(f"*{PARTIAL}"):
+        stray.unlink(missing_ok=True)
+    for step in [] if keep_saved else steps_saved(folder):
+        _path(folder, step).unlink(missing_ok=True)
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,17 +100,23 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: if there is no checkpoint, or none is sound.
     """
-    problems = []
-    for step in steps_to_resume(folder):
+    problems: list[str] = []
+    for step in steps_saved(folder):
         try:
-            loaded = load_checkpoint(folder, step)
+            loaded = read_sealed(_path(folder, step))
         except CheckpointError as error:
             problems.append(str(error))
             continue
         for problem in problems:
             warnings.warn(f"{problem}; going on from step {step}", stacklevel=2)
         return loaded
+    if not problems:
+        told = f"there is no checkpoint in {folder} to resume from"
+        raise CheckpointError(f"{told}: start the run without asking to resume")
     raise CheckpointError("no checkpoint is sound: " + "; ".join(problems))
+
+
+# --- What is stored, held against what is here --------------------------------------------------------------------
 
 
 def settings_that_differ(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -1,24 +1,19 @@
-"""AdaViPro: what to add (a template) and where to add it (edges, region logits, decisions)."""
+"""AdaViPro: what to add (a template) and where to add it (edges, region logits, decisions), in front of any network."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adavipro import masks, seeds
-from adavipro.controls import SigmoidMasks, SmmMasks
-from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator, RandomMasks
-from adavipro.parallel import Rows
-from adavipro.prompts import FramePrompt, PatchPrompt
+from adavipro.where import enlarge
 
 
 class Prompted(NamedTuple):
     """What the method makes of a batch of images.
 
     images: (b, 3, h, w), with the prompt added.
-    decisions: (b, 1, r, r), one a region; VP has a single region that is always on. SMM's masks: (b, 3, r, r).
+    decisions: (b, 1, r, r), one a region; VP has a single region that is always on.
     mask: (b, 1, h, w), the decisions enlarged.
     logits: (b, 2, r, r), off and on; None for VP and for fixed decisions.
     """
@@ -36,26 +31,26 @@ class AdaViPro(nn.Module):
     any model that takes images can follow.
 
     Args:
-        prompt: the template P.
-        edges: F_e, images to edges; None for VP.
-        masks: F_c and F_p, edges to region logits, or one of the controls; None for VP.
-        hard: sample decisions of 0 or 1 with straight-through gradients; otherwise soft ones.
+        prompt: the template P, as `prompts.FramePrompt`: `prompt(generator)` is (1, 3, h, w).
+        edges: F_e, images to edges (b, c, h, w); None for VP.
+        masks: F_c and F_p, as `where.MaskGenerator`: `masks(edges)` are region logits (b, 2, r, r), and
+            `masks.decide(logits, temperature, generator)` are decisions (b, 1, r, r). None for VP.
         precision: numbers of the mask generator; decisions are float32 whatever it is.
     """
 
     def __init__(
         self,
-        prompt: FramePrompt | PatchPrompt,
-        edges: EdgeDetector | nn.Identity | None = None,
-        masks: MaskGenerator | RandomMasks | SmmMasks | None = None,
-        hard: bool = True,
+        prompt: nn.Module,
+        edges: nn.Module | None = None,
+        masks: nn.Module | None = None,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if (edges is None) != (masks is None):
             raise ValueError("edges and masks go together: give both, or neither for VP")
-        self.prompt, self.edges, self.masks = prompt, edges, masks
-        self.hard, self.precision = hard, precision
+        self.prompt: Any = prompt
+        self.edges, self.precision = edges, precision
+        self.masks: Any = masks
 
     @property
     def region_px(self) -> int:
@@ -68,11 +63,12 @@ class AdaViPro(nn.Module):
         return F.max_pool2d(support, self.region_px)[0, 0].bool()
 
     def region_logits(self, images: Tensor) -> Tensor | None:
-        """Region logits (b, 2, r, r) of normalised images; None for VP."""
+        """Region logits (b, 2, r, r) of normalised images; None for VP. They have the gradient to the images."""
         if self.masks is None or self.edges is None:
             return None
-        with torch.no_grad():
-            edges = self.edges(images)
+        # Within a caller's autocast too the edges are float32, and the generator has the precision it was given.
+        with torch.autocast(images.device.type, enabled=False):
+            edges = self.edges(images.float())
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.masks(edges).float()
 
@@ -82,52 +78,31 @@ class AdaViPro(nn.Module):
         temperature: float | None = None,
         generator: torch.Generator | None = None,
         decisions: Tensor | None = None,
-        rows: Rows | None = None,
     ) -> Prompted:
         """Prompt normalised images (b, 3, h, w).
 
         Args:
             temperature: tau for sampled decisions (training); None takes the likelier decision (inference).
-            generator: CPU source of the Gumbel noise and of a random patch's place; needed with a temperature.
+            generator: CPU source of the Gumbel noise; needed with a temperature.
             decisions: (b, 1, r, r), to set the decisions by hand, as ablations and explorers do.
-            rows: which rows of a larger batch these images are: the noise is then drawn for all of it, so that a
-                batch that several processes share gets what one process would have drawn.
 
         Raises:
             ValueError: if the images are not a float batch of the template's size.
         """
         check_images(images, self.prompt.image_px)
-        logits = None
-        if decisions is None:
-            logits = self.region_logits(images)
-            if logits is None:
-                decisions = images.new_ones(len(images), 1, 1, 1)
-            elif isinstance(self.masks, SigmoidMasks | SmmMasks):
-                decisions = self.masks.soft(logits)
-            elif isinstance(self.masks, RandomMasks):
-                source = seeds.generator(0, "random-masks") if generator is None else generator
-                decisions = masks.decide(logits, 1.0, _noise(logits, source, rows), hard=True)
-            elif temperature is None:
-                decisions = masks.choose(logits)
-            else:
-                if generator is None:
-                    raise ValueError("a temperature is given without a generator for the Gumbel noise")
-                decisions = masks.decide(logits, temperature, _noise(logits, generator, rows), self.hard)
+        logits = self.region_logits(images) if decisions is None else None
+        if logits is not None:
+            decisions = self.masks.decide(logits, temperature, generator)
+        elif decisions is None:
+            decisions = images.new_ones(len(images), 1, 1, 1)
         b, c, r, side = len(images), decisions.shape[1], decisions.shape[-1], images.shape[-1]
         if tuple(decisions.shape) != (b, c, r, r) or c not in (1, 3) or side % r:
             raise ValueError(
                 f"decisions have shape {tuple(decisions.shape)}, expected ({b}, 1, r, r) where r divides {side}"
             )
-        mask = masks.enlarge(decisions, side // r)
+        mask = enlarge(decisions, side // r)
         template = self.prompt(generator if temperature is not None else None)
         return Prompted(images + template * mask.to(images.dtype), decisions, mask, logits)
-
-
-def _noise(logits: Tensor, generator: torch.Generator, rows: Rows | None) -> Tensor:
-    """Gumbel noise for region logits (b, 2, r, r): their own, or their rows of a larger batch's."""
-    if rows is None:
-        return masks.gumbel_noise(logits.shape, generator)
-    return masks.gumbel_noise(torch.Size((rows.of, *logits.shape[1:])), generator)[rows.part]
 
 
 def check_images(images: Tensor, image_px: int) -> None:

@@ -1,27 +1,27 @@
-"""Train a prompt on a frozen classifier: one step, one fit."""
+"""Train a prompt on a frozen classifier: one step, and one training from start to end."""
 
-import signal
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from adavipro import checkpoints
-from adavipro.classifiers import FrozenClassifier
-from adavipro.datasets import Split
+from adavipro.data import Split
 from adavipro.evaluation import evaluate
+from adavipro.io import generator
 from adavipro.method import AdaViPro
-from adavipro.parallel import ALONE, Rows, Team
-from adavipro.progress import Progress, load_progress, save_progress
-from adavipro.schedules import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
-from adavipro.seeds import generator
-from adavipro.signals import StopRequest
+from adavipro.recipe import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
 
+if TYPE_CHECKING:
+    from adavipro.classifier import FrozenClassifier
+
+METRICS = "epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity".split()
 Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 
 
@@ -33,34 +33,40 @@ class MaskCollapseWarning(UserWarning):
     """All regions are on, or off, or the masks are the same for all images."""
 
 
-def build_optimizer(method: AdaViPro, recipe: Recipe, generator_momentum: float) -> torch.optim.SGD:
+@dataclass
+class Progress:
+    """Where a training stands after an epoch, as JSON values: what a checkpoint holds beside tensors."""
+
+    epochs: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    mapping: list[int] | None = None  # of labels, where the classifier has one
+    best_mapping: list[int] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row of METRICS an epoch
+
+
+def build_optimizer(method: AdaViPro, recipe: Recipe) -> torch.optim.SGD:
     """SGD with two learning rates: one for the template, one for the mask generator."""
-    groups: list[dict[str, Any]] = [
-        {"params": list(method.prompt.parameters()), "lr": recipe.prompt_lr, "momentum": recipe.momentum}
-    ]
+    parts = [(method.prompt, recipe.prompt_lr, recipe.momentum)]
     if method.masks is not None:
-        groups.append(
-            {
-                "params": list(method.masks.parameters()),
-                "lr": recipe.generator_lr,
-                "momentum": generator_momentum,
-            }
-        )
-    for group in groups:
-        group["base_lr"] = group["lr"]
+        parts.append((method.masks, recipe.generator_lr, recipe.generator_momentum))
+    groups = [
+        {"params": list(part.parameters()), "lr": rate, "base_lr": rate, "momentum": momentum}
+        for part, rate, momentum in parts
+    ]
     return torch.optim.SGD(groups)
 
 
 def train_step(
-    classifier: FrozenClassifier,
-    method: nn.Module,
+    classifier: "FrozenClassifier",
+    method: AdaViPro,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
     temperature: float,
     noise: torch.Generator,
     where: str,
-    rows: Rows | None = None,
 ) -> tuple[float, int]:
     """Prompt, classify, and step once. Returns the mean loss and the number of images that were right.
 
@@ -69,154 +75,180 @@ def train_step(
         labels: (b,).
         noise: source of this step's Gumbel noise.
         where: names the step and its images in the error.
-        rows: which rows of a batch that several processes share these images are.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
     """
-    logits = classifier(method(images, temperature, noise, rows=rows).images)
+    logits = classifier(method(images, temperature, noise).images)
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
-    (loss * (1.0 if rows is None else rows.weight)).backward()
+    loss.backward()
     finite = {"loss": loss.detach()}
     finite |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
-    for name, value in finite.items():
-        if not value.isfinite().all():
+    # The one place in a step that waits for the device.
+    sound = torch.stack([value.isfinite().all() for value in finite.values()]).tolist()
+    for name, is_sound in zip(finite, sound, strict=True):
+        if not is_sound:
             raise TrainingDiverged(f"the {name} is not finite at {where}: lower the learning rates")
     optimizer.step()
     return loss.item(), int((logits.argmax(1) == labels).sum())
 
 
-def fit(
-    classifier: FrozenClassifier,
+def train(
+    classifier: "FrozenClassifier",
     method: AdaViPro,
-    train: Split,
-    val: Split,
+    train_split: Split,
+    val_split: Split,
     recipe: Recipe,
-    seed: int,
-    folder: Path,
-    identity: dict[str, Any],
+    seed: int = 0,
+    folder: Path | None = None,
+    identity: dict[str, Any] | None = None,
     resume: bool = False,
-    generator_momentum: float = 0.9,
     progress_bar: bool = True,
     watch: Watch | None = None,
-    team: Team = ALONE,
 ) -> Progress:
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
-    All randomness is keyed by the seed and the step, so a run that was killed and resumed ends with the same bits.
-    A checkpoint is written after every epoch, and when SIGINT or SIGTERM asks to stop, after the step.
+    All randomness is keyed by the seed and the step, so a training that was killed and resumed ends with the same bits.
 
     Args:
-        folder: where checkpoints go.
-        identity: what a checkpoint must carry to belong to this run (its settings' hash, class names).
+        folder: where a checkpoint is saved after every epoch; None: nowhere.
+        identity: what a checkpoint must carry to belong to this training (its settings, class names).
         resume: go on from the newest sound checkpoint in `folder`; an error where there is none.
-        watch: called after each epoch, before it is saved, with the method as it is and the metrics so far; so a run
-            that was killed and resumed has been watched in every epoch.
-        team: processes that share each batch; all of them end with the same weights, the first one writes.
+        watch: called after each epoch, before it is saved, with the method as it is and the metrics so far; so a
+            training that was killed and resumed has been watched in every epoch.
 
     Raises:
-        CheckpointError: if a checkpoint to resume from is missing, damaged or another run's.
+        SettingError: if the recipe's warm-up is as long as the training.
+        CheckpointError: if a checkpoint to resume from is missing, damaged or another training's.
         TrainingDiverged: if a value is not finite.
     """
-    # Schedule.
-    epoch_steps = steps_an_epoch(recipe, len(train))
+    device = classifier.mean.device
+    epoch_steps = steps_an_epoch(recipe, len(train_split))
     total_steps = recipe.epochs * epoch_steps
     warmup = warmup_length(recipe, total_steps)
-    optimizer = build_optimizer(method, recipe, generator_momentum)
+    optimizer = build_optimizer(method, recipe)
     best = {k: p.detach().clone() for k, p in method.named_parameters()}
-    first, device = team.rank == 0, classifier.mean.device
-    if first:
-        (checkpoints.sweep_partial_files if resume else checkpoints.remove_checkpoints)(folder)
-    team.all(None)
-    state = load_progress(folder, method, optimizer, best, identity) if resume else Progress()
+    state = Progress()
+    if folder is not None:
+        checkpoints.clear(folder, keep_saved=resume)
+        state = _load(folder, method, optimizer, best, identity or {}) if resume else state
     classifier.use_mapping(state.mapping)
-    prompted = team.wrap(method)
-    order = torch.empty(0, dtype=torch.long)
-    bar = tqdm(total=total_steps, initial=state.step, disable=not progress_bar, unit="step")
-    with bar, StopRequest() as stop:
-        while state.step < total_steps:
-            # Which images, how fast, how hot.
-            epoch, within = divmod(state.step, epoch_steps)
-            if within == 0 or len(order) == 0:
-                order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
-            if within == 0:
-                classifier.refresh_mapping(method, train, epoch, team)
-                state.mapping = classifier.mapping_index()
-            index = order[within * recipe.batch_size : (within + 1) * recipe.batch_size]
+
+    with tqdm(total=total_steps, initial=state.step, disable=not progress_bar, unit="step") as bar:
+        for epoch in range(state.epochs, recipe.epochs):
+            # One pass over the training images, in an order of its own.
+            classifier.refresh_mapping(method, train_split, epoch)
+            state.mapping = classifier.mapping_index()
+            order = torch.randperm(len(train_split), generator=generator(seed, "order", epoch))
             temperature = temperature_at(epoch, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
+            loss_sum, right_sum = 0.0, 0
+            for index in order.split(recipe.batch_size):
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
+                images = classifier.normalise(train_split.images[index].to(device))
+                labels = train_split.labels[index].to(device)
+                noise = generator(seed, "gumbel", state.step)
+                where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
+                loss, right = train_step(
+                    classifier, method, optimizer, images, labels, temperature, noise, where
+                )
+                loss_sum, right_sum, state.step = loss_sum + loss * len(index), right_sum + right, state.step + 1
+                bar.update()
 
-            # Forward, backward, guard, step.
-            rows = team.rows(len(index))
-            mine = index[rows.part]
-            images = classifier.normalise(train.images[mine].to(device))
-            labels = train.labels[mine].to(device)
-            noise = generator(seed, "gumbel", state.step)
-            where = f"step {state.step} (epoch {epoch}, images {mine.tolist()})"
-            step = (images, labels, temperature, noise, where, rows if team.size > 1 else None)
-            loss, right = train_step(classifier, prompted, optimizer, *step)
-            loss, all_right = team.sum(
-                loss * rows.weight / team.size, right * (rows.weight > 0), device=device
-            )
-            state.step += 1
-            state.loss_sum += loss * len(index)
-            state.right_sum += int(all_right)
-            bar.update()
+            # Validate, pick, log, save.
+            shown = evaluate(classifier, method, val_split)
+            values = (
+                epoch, state.step, loss_sum / len(train_split), right_sum / len(train_split), shown.accuracy,
+                temperature, shown.share_on, shown.mask_diversity,
+            )  # fmt: skip
+            state.epochs = epoch + 1
+            state.history.append(dict(zip(METRICS, values, strict=True)))
+            if shown.accuracy > state.best_accuracy:
+                state.best_epoch, state.best_accuracy = epoch, shown.accuracy
+                state.best_mapping = state.mapping
+                best = {k: p.detach().clone() for k, p in method.named_parameters()}
+            if watch is not None:
+                watch(method, state.history)
+            if folder is not None:
+                _save(folder, method, optimizer, best, state, identity or {})
+            told = f"loss {loss_sum / len(train_split):.3f} val {shown.accuracy:.1%} tau {temperature:.2f}"
+            bar.set_postfix_str(told if shown.share_on is None else f"{told} on {shown.share_on:.0%}")
 
-            # At the end of an epoch: evaluate, pick, log, save.
-            if state.step % epoch_steps == 0:
-                shown = evaluate(classifier, method, val, team=team)
-                row = {
-                    "epoch": epoch,
-                    "step": state.step,
-                    "loss": state.loss_sum / len(train),
-                    "train_accuracy": state.right_sum / len(train),
-                    "val_accuracy": shown.accuracy,
-                    "temperature": temperature,
-                    "share_on": shown.share_on,
-                    "mask_diversity": shown.mask_diversity,
-                }
-                state.history.append(row)
-                state.loss_sum, state.right_sum = 0.0, 0
-                if shown.accuracy > state.best_accuracy:
-                    state.best_epoch, state.best_accuracy = epoch, shown.accuracy
-                    state.best_mapping = state.mapping
-                    best = {k: p.detach().clone() for k, p in method.named_parameters()}
-                if watch is not None and first:
-                    watch(method, state.history)
-                if first:
-                    save_progress(folder, method, optimizer, best, state, identity)
-                told = f"loss {row['loss']:.3f} val {shown.accuracy:.1%} tau {temperature:.2f}"
-                bar.set_postfix_str(told if shown.share_on is None else f"{told} on {shown.share_on:.0%}")
-
-            # A request to stop that came meanwhile, to any process: the step is done, save it and end.
-            if any(team.sum(stop.asked or 0, device=device)):
-                if first:
-                    save_progress(folder, method, optimizer, best, state, identity)
-                stop.asked = stop.asked or signal.SIGTERM
-                stop.end()
     classifier.use_mapping(state.best_mapping)
-    if first:
-        _warn_of_collapse(method, state)
     with torch.no_grad():
         for name, p in method.named_parameters():
             p.copy_(best[name])
+    if method.masks is not None:
+        _warn_of_collapse(state.history[state.best_epoch])
     return state
 
 
-def _warn_of_collapse(method: AdaViPro, state: Progress) -> None:
-    row = state.history[state.best_epoch]
-    if method.masks is None or row["share_on"] is None:
+def _warn_of_collapse(row: dict[str, Any]) -> None:
+    share, told = row["share_on"], f"at epoch {row['epoch']}, the one that validation picked, "
+    if share is None:
         return
-    told = f"at epoch {row['epoch']}, the one that validation picked, "
-    if row["share_on"] < 0.05:
-        told += f"{row['share_on']:.1%} of the regions are on: the method has become zero-shot"
-    elif row["share_on"] > 0.95:
-        told += f"{row['share_on']:.1%} of the regions are on: the method has become VP"
+    if share < 0.05:
+        told += f"{share:.1%} of the regions are on: the method has become zero-shot"
+    elif share > 0.95:
+        told += f"{share:.1%} of the regions are on: the method has become VP"
     elif row["mask_diversity"] < 0.02:
         told += f"masks hardly differ between images (diversity {row['mask_diversity']:.3f})"
     else:
         return
     warnings.warn(f"{told}; see the metrics of each epoch", MaskCollapseWarning, stacklevel=3)
+
+
+def _save(
+    folder: Path,
+    method: AdaViPro,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    state: Progress,
+    identity: dict[str, Any],
+) -> None:
+    """Save weights, momentum, the best weights so far, and the progress, as one checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, p in method.named_parameters():
+        tensors |= {f"now.{name}": p, f"best.{name}": best[name]}
+        momentum = optimizer.state[p].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum
+    settings = {"identity": identity, "progress": asdict(state)}
+    checkpoints.save_checkpoint(folder, state.step, tensors, settings)
+
+
+def _load(
+    folder: Path,
+    method: AdaViPro,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    identity: dict[str, Any],
+) -> Progress:
+    """Load the newest sound checkpoint into method, optimiser and best weights. Returns the progress.
+
+    Raises:
+        CheckpointError: if there is none, or it is another training's; the message lists every difference, and
+            nothing has been loaded.
+    """
+    tensors, settings = checkpoints.load_newest(folder)
+    differ = checkpoints.settings_that_differ(settings["identity"], identity)
+    parameters = dict(method.named_parameters())
+    moving = {p for group in optimizer.param_groups if group["momentum"] for p in group["params"]}
+    wanted = {f"{kind}.{name}": p for kind in ("now", "best") for name, p in parameters.items()}
+    wanted |= {f"momentum.{name}": p for name, p in parameters.items() if p in moving}
+    differ += checkpoints.tensors_that_differ(tensors, wanted, [f"momentum.{name}" for name in parameters])
+    if differ:
+        raise checkpoints.CheckpointError(
+            f"the checkpoint in {folder} belongs to another run: {'; '.join(differ)}"
+        )
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(tensors[f"now.{name}"])
+            best[name].copy_(tensors[f"best.{name}"])
+            if f"momentum.{name}" in tensors:
+                optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device).clone()
+    state = Progress(**settings["progress"])
+    # A checkpoint's JSON sorts its keys; metrics keep the order of their columns.
+    state.history = [{name: row[name] for name in METRICS} for row in state.history]
+    return state

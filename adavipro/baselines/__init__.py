@@ -1,0 +1,1 @@
+"""What prompts stand beside: other answers to "where", a linear probe, and full fine-tuning."""

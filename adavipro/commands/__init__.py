@@ -1,1 +1,0 @@
-"""The commands of `adavipro`, a module for each kind."""

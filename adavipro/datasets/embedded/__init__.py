@@ -1,0 +1,106 @@
+"""The small world: four data sets that are drawn, with their true objects, for the small CLIP of 56 px."""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from adavipro.data import Split
+from adavipro.datasets.embedded import scenes
+from adavipro.datasets.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
+from adavipro.io import data_folder, generator
+from adavipro.recipe import SettingError
+
+SIZES = {"train": 2000, "val": 600, "test": 1000}
+IMAGE_PX = 56
+VERSION = 1  # of what is drawn: raise it when a picture changes, so that no old run passes for a new one
+SEED = 2403  # the data sets are the same for everyone
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "digits": DIGITS,
+    "letters": LETTERS,
+    "sketches": tuple(SYMBOLS),
+    "textures": TEXTURES,
+}
+_DRAW: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]] = {
+    "letters": scenes.unseen_letters,
+    "sketches": scenes.sketches,
+    "textures": scenes.worn_textures,
+}
+
+
+class OtherPicturesWarning(UserWarning):
+    """A drawn data set is not the one that the shipped results are on: other fonts, or another Pillow or torch."""
+
+
+class Drawn:
+    """A drawn data set, as every `datasets.Source`."""
+
+    split = None
+    version = VERSION
+
+    def __init__(self, name: str) -> None:
+        self.name = self.slug = name
+        self.class_names = CLASS_NAMES[name]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Images of each split."""
+        return {"train": 2000, "val": 594, "test": 1000} if self.name == "digits" else SIZES
+
+    def load(self, split: str, image_px: int = IMAGE_PX) -> Split:
+        """Draw one split, or copy it from memory."""
+        if image_px != IMAGE_PX:
+            raise SettingError(
+                f"the model takes images of {image_px} px, but data set {self.name!r} has images of {IMAGE_PX} px"
+            )
+        drawn = draw_split(self.name, split)
+        objects = None if drawn.objects is None else drawn.objects.clone()
+        return Split(drawn.images.clone(), objects, drawn.labels.clone())
+
+
+@functools.lru_cache(maxsize=16)
+def draw_split(name: str, split: str) -> Split:
+    """Draw one split, "train", "val" or "test". It is kept in memory: do not write into it.
+
+    digits: scans of real handwriting set into scenes, 1,000 / 297 / 500 scans in two scenes each, no scan in two
+    splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
+    """
+    g = generator(SEED, f"{name}-{split}")
+    if name == "digits":
+        stored = load_file(data_folder() / "handwritten_digits.safetensors")
+        order = torch.randperm(len(stored["labels"]), generator=generator(SEED, "digits-scans"))
+        parts = dict(zip(SIZES, order.split([1000, 297, 500]), strict=True))
+        scans = parts[split].repeat(2)
+        labels = stored["labels"][scans].long()
+        drawn = Split(*scenes.handwritten_digits(stored["images"][scans], g), labels)
+    else:
+        labels = torch.randint(len(CLASS_NAMES[name]), (SIZES[split],), generator=g)
+        drawn = Split(*_DRAW[name](labels, g), labels)
+    expected = drawn_sha256().get(f"{name}-{split}")
+    if len(drawn) >= 594 and sha256(drawn) != expected:
+        warnings.warn(
+            f"{name}, {split}, is drawn here with other pictures than the shipped results are on: fonts, Pillow or torch "
+            "differ, and so may results, a little",
+            OtherPicturesWarning,
+            stacklevel=2,
+        )
+    return drawn
+
+
+def sha256(split: Split) -> str:
+    """Hash of a split's images, labels and objects."""
+    content = hashlib.sha256()
+    for tensor in (split.images, split.labels, split.objects):
+        content.update(b"" if tensor is None else tensor.numpy().tobytes())
+    return content.hexdigest()
+
+
+@functools.cache
+def drawn_sha256() -> dict[str, str]:
+    """The hash of each split as it was drawn for the shipped results, by <data set>-<split>."""
+    lines = (data_folder() / "drawn_splits.csv").read_text().splitlines()[1:]
+    return dict(line.split(",") for line in lines)

@@ -1,0 +1,107 @@
+"""Image files to tensors of a model's size: right for every mode, or an error that says why not."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from adavipro.recipe import SettingError
+
+PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
+PLAIN_LIMIT = 178_956_970  # the same for plain decoding: where Pillow refuses by itself
+PLAIN_VERSION = 1  # of plain decoding: raise it when a pixel changes, so that nothing kept passes for the new
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+class ImageError(ValueError):
+    """An image cannot be used; the message says why, without the file's name."""
+
+
+def to_tensor(source: bytes | Image.Image, image_px: int, plain: bool = False) -> Tensor:
+    """Decode an image and give it a model's size, as CLIP's preprocessing does. Returns uint8 (3, image_px, image_px).
+
+    Turned upright as its EXIF says, to RGB (transparency over white, 16 bit to 8, the first picture of several), the
+    shorter side to `image_px` with bicubic resampling, then the centre.
+
+    Args:
+        source: a file's content, or an image of Pillow's.
+        plain: neither turn it nor fill what is transparent, only convert it to RGB. Published results on public data
+            sets were computed so, and the pixels must be theirs.
+
+    Raises:
+        ImageError: if it is damaged, no image, or larger than the limit. Nothing is put in its place.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise SettingError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, which invents pixels: turn it off")
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
+        short, long = sorted(image.size)
+        limit = PLAIN_LIMIT if plain else PIXEL_LIMIT
+        if max(short * long, image_px * image_px * long / short) > limit:
+            told = f"its {image.width} x {image.height} pixels are more than the limit"
+            raise ValueError(f"{told} of {limit:,}, or would be with {image_px} px on the shorter side")
+        image = image.convert("RGB") if plain else _to_rgb(ImageOps.exif_transpose(image))
+        width, height = (int(image_px * side / short) for side in image.size)
+        left, top = round((width - image_px) / 2), round((height - image_px) / 2)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + image_px, top + image_px))
+    except Exception as error:  # a file from anywhere: Pillow raises whatever its decoders do
+        raise ImageError(_reason(source, error)) from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _reason(source: bytes | Image.Image, error: Exception) -> str:
+    if source == b"":
+        return "the file is empty"
+    if isinstance(source, bytes) and source.lstrip()[:1] == b"<":
+        return "the file is HTML or other text, not an image"
+    if isinstance(error, UnidentifiedImageError):
+        return f"the file is none of {', '.join(FORMATS)}"
+    return str(error) or type(error).__name__
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values lie from {values.min()} to {values.max()}, expected 16 bit")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def read_image(source: Any, image_px: int) -> Tensor:
+    """Read an image in any of the forms that programs have it in, as `to_tensor` does. Returns uint8 (3, px, px).
+
+    Args:
+        source: a path, a file's content (bytes), an open binary file, an image of Pillow's, or an array (h, w),
+            (h, w, 1), (h, w, 3) or (h, w, 4) of uint8.
+
+    Raises:
+        ImageError: if it is none of these, or cannot be used.
+    """
+    if isinstance(source, str | Path):
+        source = Path(source).expanduser().read_bytes()
+    elif hasattr(source, "read"):
+        source = source.read()
+    elif isinstance(source, Tensor):
+        raise ImageError("it is a tensor: call the classifier with tensors, or give an array (h, w, 3) of uint8")
+    elif isinstance(source, np.ndarray):
+        array = source[..., 0] if source.ndim == 3 and source.shape[-1] == 1 else source
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+            raise ImageError(f"it is an array {source.dtype} {source.shape}, expected uint8 (h, w), (h, w, 3) or (h, w, 4)")
+        source = Image.fromarray(array)
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
+    if not isinstance(source, bytes | Image.Image):
+        told = "expected a path, bytes, a binary file, an image of Pillow's or an array of uint8"
+        raise ImageError(f"it is a {type(source).__name__}, {told}")
+    return to_tensor(source, image_px)

@@ -1,0 +1,3 @@
+"""stub"""
+SPECS = {}
+def find(name): raise KeyError(name)

@@ -1,1 +1,0 @@
-"""The small world: what it draws, and how the small CLIP that ships with the project was trained."""

@@ -1,0 +1,395 @@
+"""A frozen classifier with the prompt that adapts it: built, fitted to what people have, saved as a file, loaded."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from adavipro import checkpoints, models, training
+from adavipro.checkpoints import CheckpointError
+from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
+from adavipro.data import Split
+from adavipro.datasets import as_split, folder_class_names, held_out
+from adavipro.datasets.images import ImageError, read_image
+from adavipro.evaluation import Evaluation
+from adavipro.evaluation import evaluate as evaluate_split
+from adavipro.io import generator
+from adavipro.method import AdaViPro
+from adavipro.models import Network
+from adavipro.prompts import FramePrompt
+from adavipro.recipe import Recipe, SettingError, Settings, check_names, setting
+from adavipro.where import EdgeDetector, MaskGenerator
+
+KIND = "prompted classifier"
+METHODS = ("vp", "adavipro")
+PROMPTS = ("frame", "fixed-patch", "random-patch")
+ANSWERS = ("gumbel", "sigmoid", "smm", "random")  # to "where"; all but the first are controls
+
+
+@dataclass(frozen=True)
+class Prompt(Settings):
+    """What to add."""
+
+    prompt_kind: str = setting("frame", "template; patches are VP's controls", choices=PROMPTS)
+    prompt_px: int = setting(8, "width of the frame on each side, or side of the patch (the paper: 30)", low=1)
+    prompt_start_std: float = setting(
+        1.0, "standard deviation of the normal distribution that the template starts from (VP's code: 1)", low=0
+    )
+
+
+@dataclass(frozen=True)
+class Masks(Settings):
+    """Where to add it: AdaViPro's mask generator, with our choices where the paper's text is silent.
+
+    docs/choices.md gives the reasons.
+    """
+
+    region_px: int = setting(8, "side of a decision region (the paper: 32)", low=1)
+    generator_width: int = setting(16, "channels D between F_c and F_p (the paper: 64)", low=1)
+    edges: bool = setting(True, "take edges before the mask generator; without, it sees the image (Table 4)")
+    edge_channels: int = setting(3, "channels of the edge map: 3, or 1 (mean of the colours)", low=1, high=3)
+    edge_input: str = setting("normalised", "image whose edges are taken", choices=("normalised", "raw"))
+    relu: bool = setting(True, "a ReLU between F_c and F_p")
+    bias: bool = setting(True, "bias terms in F_c and F_p")
+    on_bias: float = setting(0.0, "start of F_p's bias, on minus off")
+    policy_scale: float = setting(1.0, "factor on F_p's start weights", low=0)
+    standardise: bool = setting(
+        True, "F_c's channels to mean 0 and standard deviation 1 over each image, before F_p"
+    )
+    hard: bool = setting(False, "0 or 1 with straight-through gradients in training; otherwise soft decisions")
+    where: str = setting(
+        "gumbel",
+        "what decides on a region: gumbel, the paper's; as controls sigmoid, the same generator with soft masks and no "
+        "noise, smm, SMM's masks of three channels, or random, no generator",
+        choices=ANSWERS,
+    )
+    random_share: float | None = setting(
+        None, "of where=random: each region is on with this probability, whatever the image", low=0, high=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.random_share is not None) != (self.where == "random"):
+            raise SettingError(
+                f"random_share is {self.random_share} and where is {self.where!r}, but random masks need a share and "
+                "no others have one"
+            )
+        if self.random_share in (0, 1):
+            told = f"random_share is {self.random_share:g}, but it must be between 0 and 1"
+            raise SettingError(f"{told}: those are zero-shot and VP")
+        if self.hard and self.where != "gumbel":
+            raise SettingError(f"hard is True and where is {self.where!r}, but only gumbel samples decisions")
+        if not self.edges and (self.edge_channels != 3 or self.edge_input != "normalised"):
+            raise SettingError("edges is False, but edge_channels or edge_input say how they are taken: leave them out")
+
+
+def build_method(
+    method: str, prompt: Prompt, masks: Masks, classifier: FrozenClassifier, seed: int = 0
+) -> AdaViPro:
+    """Put a method together for a classifier: template and, for AdaViPro, edge detector and mask generator.
+
+    Args:
+        method: "vp" or "adavipro".
+        seed: of the start values.
+    """
+    image_px, device = classifier.image_px, classifier.mean.device
+    start = generator(seed, "template")
+    template: nn.Module
+    if prompt.prompt_kind == "frame":
+        template = FramePrompt(image_px, prompt.prompt_px, prompt.prompt_start_std, start)
+    else:
+        from adavipro.baselines.controls import PatchPrompt
+
+        position = prompt.prompt_kind.removesuffix("-patch")
+        template = PatchPrompt(image_px, prompt.prompt_px, position, prompt.prompt_start_std, start)
+    if method == "vp":
+        return AdaViPro(template).to(device)
+    start = generator(seed, "mask-generator")
+    if masks.where in ("smm", "random"):
+        from adavipro.baselines.controls import RandomMasks, SmmMasks
+
+        if masks.where == "smm":
+            return AdaViPro(template, nn.Identity(), SmmMasks(image_px, masks.region_px, start)).to(device)
+        assert masks.random_share is not None  # the settings have checked it
+        control = RandomMasks(image_px, masks.region_px, masks.random_share)
+        return AdaViPro(template, nn.Identity(), control).to(device)
+    raw = (classifier.mean, classifier.std) if masks.edge_input == "raw" else (None, None)
+    edges = EdgeDetector(masks.edge_channels, *raw) if masks.edges else nn.Identity()
+    kind = MaskGenerator
+    if masks.where == "sigmoid":
+        from adavipro.baselines.controls import SigmoidMasks
+
+        kind = SigmoidMasks
+    deciding = kind(
+        image_px, masks.region_px, masks.generator_width, masks.edge_channels, masks.bias, masks.relu, masks.on_bias,
+        masks.policy_scale, masks.standardise, masks.hard, start,
+    )  # fmt: skip
+    return AdaViPro(template, edges, deciding, classifier.precision).to(device)
+
+
+# --- Together -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prompted classifier says of one image, and what it saw.
+
+    name: the likeliest class. scores: softmax probability of each class, in the order of the labels. mask: (h, w), 1
+    in the regions that are on. edges: (c, h, w), what the decisions were made from; None for VP. picture: (h, w, 3)
+    in [0, 1], the prompted image, clipped for the screen.
+    """
+
+    name: str
+    scores: dict[str, float]
+    mask: Tensor
+    edges: Tensor | None
+    picture: Tensor
+
+
+class PromptedClassifier(nn.Module):
+    """A frozen classifier with the prompt that adapts it.
+
+    Args:
+        classifier: the frozen classifier.
+        method: the trained template and mask generator.
+        kind, prompt, masks: the settings that the method was built by: "vp" or "adavipro", and the two groups.
+        network: the settings that the classifier was loaded by; None for a network of the caller's own.
+    """
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        method: AdaViPro,
+        kind: str,
+        prompt: Prompt,
+        masks: Masks,
+        network: Network | None = None,
+    ) -> None:
+        super().__init__()
+        self.classifier, self.method = classifier, copy.deepcopy(method).requires_grad_(False)
+        self.kind, self.prompt, self.masks, self.by_name = kind, prompt, masks, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Prompt and score images (b, 3, h, w), uint8 or in [0, 1]. Returns logits (b, k)."""
+        return self.classifier(self.method(self.classifier.normalise(images)).images)
+
+    @torch.no_grad()
+    def classify(self, image: Any) -> Prediction:
+        """Classify one image of any size: a path, a file's content, a file object, an image of Pillow's, or an array.
+
+        Raises:
+            ImageError: if it cannot be used, saying why.
+        """
+        try:
+            pixels = read_image(image, self.classifier.image_px)
+        except ImageError as error:
+            told = str(image) if isinstance(image, str | Path) else "the image"
+            raise ImageError(f"{told} cannot be used: {error}") from None
+        shown = self.classifier.normalise(pixels[None].to(self.classifier.mean.device))
+        prompted = self.method(shown)
+        shares = self.classifier(prompted.images).softmax(1)[0]
+        names = self.classifier.class_names
+        picture = prompted.images[0] * self.classifier.std[0] + self.classifier.mean[0]
+        return Prediction(
+            names[int(shares.argmax())],
+            dict(zip(names, shares.tolist(), strict=True)),
+            prompted.mask[0, 0].cpu(),
+            None if self.method.edges is None else self.method.edges(shown)[0].cpu(),
+            picture.clamp(0, 1).permute(1, 2, 0).cpu(),
+        )
+
+    def save(self, file: Path | str) -> None:
+        """Save as one file: the prompt's tensors (safetensors), and all that is needed to load them (JSON).
+
+        The network's weights are not saved, only their hash. A former file is replaced when the new one is complete.
+        """
+        tensors = dict(self.method.named_parameters())
+        checkpoints.write_sealed(Path(file).expanduser(), tensors, {"kind": KIND, "made_of": self.made_of()})
+
+    def made_of(self) -> dict[str, Any]:
+        """All that decides what it says, beside its own tensors, as JSON values."""
+        c = self.classifier
+        known = None if self.by_name is None else models.weights_sha256(self.by_name.model)
+        return {
+            "network": None if self.by_name is None else asdict(self.by_name),
+            "method": self.kind,
+            "prompt": asdict(self.prompt),
+            "masks": asdict(self.masks),
+            "class_names": c.class_names,
+            "image_px": c.image_px,
+            "mean": c.mean.flatten().tolist(),
+            "std": c.std.flatten().tolist(),
+            "mapping": c.mapping_index(),
+            "weights_sha256": known or models.tensors_sha256(c.network),
+        }
+
+    @classmethod
+    def load(cls, file: Path | str, network: nn.Module | None = None, device: str = "cpu") -> Self:
+        """Load what `save` saved, after checking every byte of it and the frozen network's weights.
+
+        Args:
+            network: the caller's own network, where it was fitted to one.
+
+        Raises:
+            CheckpointError: if the file is no saved classifier, is damaged, of another format version, or does not fit
+                the network that is here; the message lists every difference.
+        """
+        file = Path(file).expanduser()
+        tensors, manifest = checkpoints.read_sealed(file)
+        if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+            raise CheckpointError(f"{file} holds no {KIND}: give a file that PromptedClassifier.save wrote")
+        there = manifest["made_of"]
+        try:
+            own = there["network"] is None
+            by_name = None if own else Network(**there["network"])
+            prompt, masks = Prompt(**there["prompt"]), Masks(**there["masks"])
+            classifier = _classifier_of(there, by_name, network, device)
+            classifier.use_mapping(there["mapping"])
+            method = build_method(there["method"], prompt, masks, classifier)
+        except (LookupError, ValueError, TypeError, OSError) as error:
+            raise CheckpointError(f"the classifier in {file} cannot be built here: {error}") from error
+        loaded = cls(classifier, method, there["method"], prompt, masks, by_name)
+        differ = checkpoints.settings_that_differ(there, loaded.made_of())
+        differ += checkpoints.tensors_that_differ(tensors, dict(method.named_parameters()))
+        if differ:
+            raise CheckpointError(f"the classifier in {file} does not fit what is here: {'; '.join(differ)}")
+        loaded.method.load_state_dict(tensors)
+        return loaded
+
+
+def _classifier_of(
+    there: dict[str, Any], by_name: Network | None, network: nn.Module | None, device: str
+) -> FrozenClassifier:
+    names = there["class_names"]
+    if by_name is not None:
+        return models.load(by_name, names, device)
+    if network is None:
+        raise ValueError("it was fitted to a network of your own: give that network, load(file, network)")
+    if isinstance(network, FrozenClassifier):
+        return network.to(device)
+    return FrozenClassifier(network, names, there["image_px"], there["mean"], there["std"]).to(device)
+
+
+def load(file: Path | str, network: nn.Module | None = None, device: str = "cpu") -> PromptedClassifier:
+    """Load a saved prompted classifier; see `PromptedClassifier.load`."""
+    return PromptedClassifier.load(file, network, device)
+
+
+# --- For any network and any data ---------------------------------------------------------------------------------
+
+
+def fit(
+    network: nn.Module,
+    train: Any,
+    val: Any = None,
+    method: str = "adavipro",
+    image_px: int | None = None,
+    mean: Sequence[float] = NO_MEAN,
+    std: Sequence[float] = UNIT_STD,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    folder: Path | str | None = None,
+    progress_bar: bool = True,
+    watch: training.Watch | None = None,
+    **settings: Any,
+) -> PromptedClassifier:
+    """Adapt a network by a prompt: learn what to add to its images, and where. The network itself never changes.
+
+    Args:
+        network: any `nn.Module` from normalised images (b, 3, h, w) to logits (b, k); or a FrozenClassifier, which
+            brings image_px, mean, std and class_names.
+        train: a `torch.utils.data.Dataset` of (image, label), a folder of PATH/class/image.jpg, or a Split. Images are
+            Pillow images, or tensors, uint8 or in [0, 1], not yet normalised.
+        val: the same, to pick the epoch; None holds out a fifth of train.
+        method: "adavipro" or "vp".
+        image_px: side of the images that the network takes; None: that of the first image of train.
+        mean, std: of the images' normalisation; by default images in [0, 1] stay as they are.
+        class_names: k names; None: those of the folder, or class 0, class 1 and so on.
+        folder: where checkpoints are saved, from which a call that was stopped goes on; None: nowhere.
+        watch: called after each epoch with the method and the metrics so far.
+        settings: any setting of `Prompt`, `Masks` and `Recipe`. Frame and regions are by default those of the paper in
+            share of the image (30 and 32 of 224 px), and the temperature falls to 0.1 over the run.
+
+    Raises:
+        SettingError: if a setting, the network and the data do not fit each other, before any training.
+    """
+    if method not in METHODS:
+        raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(METHODS)}")
+    groups = (Prompt, Masks, Recipe)
+    check_names(settings, [f.name for group in groups for f in fields(group)])
+    if isinstance(network, FrozenClassifier):
+        image_px, class_names = network.image_px, network.class_names
+    train_split = as_split(train, image_px)
+    image_px = train_split.images.shape[-1]
+    train_split, val_split = held_out(train_split) if val is None else (train_split, as_split(val, image_px))
+    if isinstance(network, FrozenClassifier):
+        classifier = network.to(device)
+    else:
+        names = class_names if class_names is not None else folder_class_names(train)
+        classifier = FrozenClassifier(network, names or [], image_px, mean, std).to(device)
+    _check_classes(classifier, train_split, val_split)
+    defaults = {"prompt_px": max(1, round(image_px * 30 / 224)), "region_px": _region_px(image_px)}
+    if not settings.keys() & {"temperature_end", "temperature_gamma"}:
+        defaults["temperature_end"] = 0.1
+    given = defaults | settings
+    prompt, masks, recipe = (
+        group(**{f.name: given[f.name] for f in fields(group) if f.name in given}) for group in groups
+    )
+    built = build_method(method, prompt, masks, classifier, seed)
+    checkpoint_folder = None if folder is None else Path(folder).expanduser()
+    fitted = PromptedClassifier(classifier, built, method, prompt, masks)
+    training.train(
+        classifier,
+        built,
+        train_split,
+        val_split,
+        recipe,
+        seed,
+        checkpoint_folder,
+        identity={**fitted.made_of(), "recipe": asdict(recipe), "seed": seed, "mapping": None},
+        resume=checkpoint_folder is not None and bool(checkpoints.steps_saved(checkpoint_folder)),
+        progress_bar=progress_bar,
+        watch=watch,
+    )
+    return PromptedClassifier(classifier, built, method, prompt, masks)
+
+
+def evaluate(model: PromptedClassifier, data: Any) -> Evaluation:
+    """Classify each image once, with its prompt: accuracy, and where the prompt lies.
+
+    Args:
+        data: a `torch.utils.data.Dataset` of (image, label), a folder of PATH/class/image.jpg, or a Split.
+    """
+    return evaluate_split(model.classifier, model.method, as_split(data, model.classifier.image_px))
+
+
+def _region_px(image_px: int) -> int:
+    """The divisor of the image's side that is nearest to a seventh of it, as 32 is of 224."""
+    sides = [side for side in range(1, image_px + 1) if image_px % side == 0]
+    return min(sides, key=lambda side: abs(side - image_px / 7))
+
+
+@torch.no_grad()
+def _check_classes(classifier: FrozenClassifier, *splits: Split) -> None:
+    """Refuse labels or names for which the network has no logit; without names, the classes are numbered."""
+    one = classifier.normalise(splits[0].images[:1].to(classifier.mean.device))
+    logits = classifier(one)
+    if logits.ndim != 2:
+        raise SettingError(f"the network makes {tuple(logits.shape)} of one image, expected logits (1, k)")
+    count, classifier.class_names = logits.shape[1], classifier.class_names or [
+        f"class {i}" for i in range(logits.shape[1])
+    ]
+    if len(classifier.class_names) != count:
+        told = f"there are {len(classifier.class_names)} class names ({', '.join(classifier.class_names[:5])}, ...)"
+        raise SettingError(f"{told}, but the network has {count} logits: they must be one for one")
+    low = min(int(split.labels.min()) for split in splits)
+    high = max(int(split.labels.max()) for split in splits)
+    if low < 0 or high >= count:
+        raise SettingError(
+            f"labels lie from {low} to {high}, but the network has {count} logits: expected 0 to {count - 1}"
+        )
