@@ -30,7 +30,7 @@ docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' commit
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site.trees . build/site
 
 pretrain: $(INSTALLED) ## Train the small CLIP that ships in data/ anew
-	$(BIN)/python -m adavipro.embedded.pretrain
+	$(BIN)/python tools/pretrain.py
 
 test: lint ## Check style and types, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

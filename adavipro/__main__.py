@@ -1,5 +1,357 @@
-"""`python -m adavipro`, as torchrun starts it."""
+"""The command line: adavipro run, settings, sweep, tune, baselines, table, figure, reproduce, fetch.
 
-from adavipro.cli import main
+What a command needs is imported when it is called, so that help and tables need no torch.
+"""
 
-main()
+import argparse
+import ast
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adavipro.io import expanded
+
+WORLDS, RECIPES = ("embedded", "paper"), ("paper", "ours")
+DATA_SETS = "data sets: the drawn ones, the paper's nine, folder:PATH"
+PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
+OTHER_TABLES = "random hard standardise epochs start effects masks where search-vp search-adavipro".split()
+FIGURES = ("2", "masks", "ablations")
+
+
+def fail(errors: dict[str, str]) -> None:
+    """Tell what failed, a line each, and end with code 1; nothing where nothing did."""
+    for name, error in errors.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if errors:
+        raise SystemExit(1)
+
+
+# --- One run ------------------------------------------------------------------------------------------------------
+
+
+def _value(text: str) -> Any:
+    """What a setting's text says: a number, true, false or none; anything else stays text."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, by name."""
+    given = {
+        name: getattr(args, name)
+        for name in ("dataset", "prompt_px", "seed")
+        if getattr(args, name) is not None
+    }
+    for item in args.set or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"-s is {item!r}, but it takes NAME=VALUE")
+        given[name] = _value(text)
+    return given
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and report one experiment, or read it where it is finished."""
+    from adavipro import experiment
+
+    wanted = experiment.preset(args.world, args.method, args.recipe, **_settings_of(args))
+    result = experiment.run(wanted, args.root, args.resume or None, args.device)
+    for name in ("test_accuracy", "val_accuracy", "share_on", "object_cover"):
+        if result.get(name) is not None:
+            print(f"{name.replace('_', ' ')}: {100 * result[name]:.1f} %")
+    print(f"folder: {wanted.folder(args.root, result['key'])}")
+
+
+def settings(_: argparse.Namespace) -> None:
+    """List every setting by group, with its default and its meaning."""
+    import dataclasses
+
+    from adavipro.experiment import GROUPS, Experiment
+
+    for title, group in {"experiment": Experiment, **GROUPS}.items():
+        print(f"{title}: {(group.__doc__ or '').splitlines()[0]}")
+        for field in dataclasses.fields(group):  # type: ignore[arg-type]
+            if "doc" in field.metadata:
+                print(f"  {field.name} = {field.default!r}: {field.metadata['doc']}")
+
+
+# --- Many runs ----------------------------------------------------------------------------------------------------
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """Where and how long runs compute, as `sweeps.runs.sweep` takes it."""
+    if args.limit is not None and not args.limit > 0:
+        raise ValueError(f"--limit is {args.limit:g} minutes, but it must be above 0")
+    limit_s = None if args.limit is None else 60 * args.limit
+    return {"workers": args.workers, "scheduler": args.scheduler, "limit_s": limit_s, "device": args.device}
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Run a table, or make the results that ship (main grid, VP tuned for each width, ablations); the rest is kept."""
+    from adavipro.report import results
+    from adavipro.sweeps import grids, runs
+
+    keep = {name: getattr(args, name) for name in ("datasets", "methods", "prompt_px", "seeds")}
+    if args.table is None:
+        if keep.pop("methods") is not None:
+            raise ValueError("--methods needs a table file: the studies have methods of their own")
+        out, search = (
+            args.out or args.root / "embedded.csv",
+            results.read(args.search or results.search_file("vp")),
+        )
+        errors = runs.sweep_studies(out, args.root, search, args.studies, keep, **_how(args))
+    else:
+        if args.studies is not None:
+            raise ValueError("--studies is for the results that ship: leave it out beside a table file")
+        out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
+        errors = grids.sweep_table(grids.read(args.table).narrowed(keep), args.root, out=out, **_how(args))
+    print(out)
+    fail(errors)
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Search a method's recipe on validation and print the candidates, best first."""
+    from adavipro.report.tables import to_markdown
+    from adavipro.sweeps import runs
+
+    rows: list[dict[str, Any]] = []
+    errors: dict[str, str] = {}
+    for px in args.prompt_px:
+        found, failed = runs.search(args.method, px, args.root / "tune", **_how(args))
+        rows, errors = rows + found, errors | failed
+        runs.write_rows(args.out or args.root / "tune.csv", runs.frame(rows))
+    print(to_markdown(runs.ranking(runs.frame(rows), args.method)), end="")
+    fail(errors)
+
+
+def baselines(args: argparse.Namespace) -> None:
+    """Make the results of the linear probe and of full fine-tuning; what is finished is kept."""
+    from adavipro.sweeps import runs
+
+    rows, errors = runs.sweep(runs.baseline_runs(), "report", args.root, **_how(args))
+    out = args.out or args.root / "baselines.csv"
+    runs.write_rows(out, runs.frame(rows))
+    print(out)
+    fail(errors)
+
+
+# --- What came out ------------------------------------------------------------------------------------------------
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print a table: the paper's figures beside yours, or a table of the small world's results."""
+    from adavipro.report import results, tables
+
+    printed: dict[str, Callable[[Any], str]] = {
+        "markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex,
+    }  # fmt: skip
+    if (args.world or "paper") == "paper" and args.number in PAPER_TABLES:
+        return _beside_published(args, printed)
+    if args.world == "paper":
+        raise ValueError(f"table is {args.number!r}, but the paper has the tables {', '.join(PAPER_TABLES)}")
+    rows = results.read(args.results) if args.results else None
+    print(printed[args.format](tables.table(args.number, rows)), end="")
+    return None
+
+
+def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[[Any], str]]) -> None:
+    """Print and write the paper's figures, ours from `adavipro sweep tables/table<N>.yaml`, and their difference."""
+    from adavipro.report import published, results
+    from adavipro.sweeps import grids
+
+    stem = args.root / "tables" / f"table{args.number}"
+    own = args.results or stem.with_suffix(".csv")
+    rows = results.read(own) if args.results or own.exists() else None
+    lines = grids.beside_published(grids.read(grids.TABLES / f"table{args.number}.yaml"), rows)
+    written = published.write(lines, stem.with_name(f"{stem.name}-published"))
+    told = f"{published.caption(lines)}\n\n" if args.format == "markdown" else ""
+    print(
+        (told + printed[args.format](lines if args.format == "csv" else published.short(lines))).rstrip("\n")
+    )
+    print("written:", *written, file=sys.stderr)
+
+
+def figure(args: argparse.Namespace) -> None:
+    """Draw a figure of the paper's, or of a study of ours, from the results that ship."""
+    from adavipro.lessons import figures
+    from adavipro.report import results
+
+    draw = {
+        "2": figures.accuracy_figure,
+        "masks": figures.masks_figure,
+        "ablations": figures.ablations_figure,
+    }
+    print(
+        *figures.save(
+            draw[args.number](results.read(args.results)), args.out or args.root / f"figure-{args.number}"
+        ),
+        sep="\n",
+    )
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Run the whole notebook series, from zero-shot to the paper's figures and tables; what is finished is kept."""
+    from adavipro.lessons import series
+
+    reruns = series.reproduce(args.root, series.series(args.only), device=args.device)
+    for r in reruns:
+        told = "failed" if r.error else f"{r.result()['seconds']:.0f} s" + ("" if r.repeated else " (kept)")
+        print(f"{r.name}: {told}: {r.folder}")
+    print("\nFigures:", *(f"  {drawn}" for r in reruns for drawn in sorted(r.folder.glob("*.png"))), sep="\n")
+    fail({r.name: r.error for r in reruns if r.error})
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Download data sets of the paper, checked by their checksums, or list what is there."""
+    from adavipro.datasets import nine
+    from adavipro.io import datasets_folder
+
+    folder = args.data or datasets_folder()
+    if not args.names:
+        import pandas
+
+        from adavipro.report import tables
+
+        print(tables.to_markdown(pandas.DataFrame(nine.listing(folder))), end="")
+        print(f"folder: {folder}")
+        return
+    failed = {}
+    for name in nine.SPECS if args.names == ["all"] else args.names:
+        try:
+            print(f"{name}: {nine.fetch(name, folder)}")
+        except (ValueError, OSError) as error:
+            failed[name] = str(error)
+    fail(failed)
+
+
+# --- The parser ---------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser; a command's help is the docstring of the function that does it."""
+    top = argparse.ArgumentParser(
+        prog="adavipro", description="AdaViPro: learn what to add to an image, and where."
+    )
+    top.add_argument("--traceback", action="store_true", help="show the whole of an error, as for a report")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").strip()
+        sub: argparse.ArgumentParser = commands.add_parser(function.__name__, help=text, description=text)
+        sub.set_defaults(function=function)
+        sub.add_argument(
+            "--root", type=expanded, default=Path("runs"), help="folder of run folders (default: runs)"
+        )
+        return sub
+
+    one = command(run)
+    one.add_argument("--world", default="embedded", choices=WORLDS)
+    one.add_argument("--recipe", default="paper", choices=RECIPES, help="of the paper's world")
+    one.add_argument("--method", default="adavipro", help="zero-shot, vp, adavipro, a baseline or a control")
+    one.add_argument("--dataset", help=DATA_SETS)
+    one.add_argument("--prompt-px", type=int, help="width of the frame")
+    one.add_argument("--seed", type=int)
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--resume", action="store_true", help="go on from a checkpoint; fail without one")
+    one.add_argument(
+        "-s", "--set", action="append", metavar="NAME=VALUE", help="any setting; see `adavipro settings`"
+    )
+    command(settings)
+
+    many, search, beside = command(sweep), command(tune), command(baselines)
+    for grid in (many, search, beside):
+        grid.add_argument("--workers", type=int, help="runs at a time (default: one a GPU or a core)")
+        grid.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
+        grid.add_argument("--limit", type=float, metavar="MINUTES", help="of wall clock for one run")
+        grid.add_argument("--device", default="cpu")
+        grid.add_argument("--out", type=expanded, help="results file (default: in the folder of run folders)")
+    told = "a table, as tables/table1.yaml; none: the studies whose results ship"
+    many.add_argument("table", nargs="?", type=expanded, metavar="FILE", help=told)
+    many.add_argument("--datasets", nargs="+", help="only these of a table or study")
+    many.add_argument("--methods", nargs="+", help="only these of a table")
+    many.add_argument("--prompt-px", nargs="+", type=int, help="only these widths")
+    many.add_argument("--seeds", nargs="+", type=int, help="only these")
+    many.add_argument("--studies", nargs="+", help="without FILE: of those that ship; default: all")
+    many.add_argument(
+        "--search", type=expanded, help="VP's search, for its tuned rates (default: the one that ships)"
+    )
+    search.add_argument("--method", required=True, choices=("vp", "adavipro"))
+    search.add_argument("--prompt-px", nargs="+", type=int, default=[8])
+
+    printed, drawn = command(table), command(figure)
+    shown = "2: accuracy against the width of the frame"
+    others = "1: every method; 3: their price; effects; masks; search-*: candidates; the others: ablations"
+    printed.add_argument("number", choices=(*PAPER_TABLES, *OTHER_TABLES), help=f"{shown}; {others}")
+    printed.add_argument("--world", choices=WORLDS, help="default: the paper's for its tables 1 to 7")
+    printed.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
+    drawn.add_argument("number", choices=FIGURES, help=shown + "; masks: where the prompt lies")
+    drawn.add_argument("--out", type=expanded, help="path without its ending: PNG and SVG are written")
+    for of_results in (printed, drawn):
+        of_results.add_argument("--results", type=expanded, help="a results file of your own")
+    series = command(reproduce)
+    series.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, as 05 06")
+    series.add_argument("--device", default="auto")
+    got = command(fetch)
+    got.add_argument(
+        "names", nargs="*", metavar="NAME", help="of the paper's nine, or all; none: say what is there"
+    )
+    got.add_argument("--data", type=expanded, help="folder of the data sets (default: $ADAVIPRO_DATA)")
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; what the user got wrong is one sentence on stderr and exit code 2."""
+    args = parser().parse_args(argv)
+    with warnings.catch_warnings():
+        if not args.traceback:
+            warnings.showwarning = lambda message, *_args, **_kw: print(
+                f"warning: {message}", file=sys.stderr
+            )
+        try:
+            args.function(args)
+        except KeyboardInterrupt:
+            print(
+                "adavipro: stopped; what is finished is kept, and the same command goes on", file=sys.stderr
+            )
+            raise SystemExit(130) from None
+        except Exception as error:
+            if args.traceback:
+                raise
+            sentence, code = _explained(error)
+            print(f"adavipro: {sentence}", file=sys.stderr)
+            raise SystemExit(code) from None
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """An error as one sentence, and the exit code: 2 where the user can mend it, 1 where something is broken."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    ours = last is not None and str(last.tb_frame.f_globals.get("__name__", "")).startswith("adavipro")
+    told = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) or (
+        ours and isinstance(error, ValueError | FloatingPointError | ImportError)
+    ):
+        return told, 2
+    if "out of memory" in told.lower() or "allocate memory" in told.lower() or isinstance(error, MemoryError):
+        return "there is too little memory: lower batch_size, as -s batch_size=16, or use a smaller model", 2
+    if type(error).__name__ in (
+        "BackendCompilerFailed",
+        "InvalidCxxCompiler",
+        "InductorError",
+        "TorchRuntimeError",
+    ):
+        return "torch.compile has no working compiler here: leave out compile=true, or install one (g++)", 2
+    shortened = told if len(told) < 300 else told[:300] + " ..."
+    return f"{type(error).__name__}: {shortened} (`adavipro --traceback ...` shows the whole)", 1
+
+
+if __name__ == "__main__":
+    main()

@@ -83,7 +83,7 @@ def _path(folder: Path, step: int) -> Path:
 def steps_saved(folder: Path) -> list[int]:
     """Steps that have a checkpoint, newest first."""
     found = [p.stem.removeprefix("step-") for p in folder.glob("step-*.safetensors")]
-    return sorted((int(s) for s in found if s.isdigit()), reverse=True)
+    return sorted((int(s) for s in found if s.isdecimal()), reverse=True)
 
 
 def clear(folder: Path, keep_saved: bool) -> None:

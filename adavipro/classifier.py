@@ -41,6 +41,8 @@ class FrozenClassifier(nn.Module):
         self.network = network if own else copy.deepcopy(network)
         self.class_names, self.image_px, self.name = list(class_names), image_px, name
         for buffer, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(f"{buffer} is {list(values)}, but it must have three values, one a colour")
             self.register_buffer(buffer, torch.tensor([float(v) for v in values]).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
@@ -60,7 +62,7 @@ class FrozenClassifier(nn.Module):
         elif not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
             low, high = images.amin().item(), images.amax().item()
             raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
-        return (images - self.mean) / self.std
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def outputs(self, images: Tensor) -> Tensor:
         """What the network makes of normalised images (b, 3, h, w), in its precision: float32 (b, d)."""
@@ -73,7 +75,9 @@ class FrozenClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score normalised images (b, 3, h, w). Returns float32 logits (b, k)."""
-        return self.scores(self.outputs(images))
+        outputs = self.outputs(images)
+        with torch.autocast(images.device.type, enabled=False):  # a caller's
+            return self.scores(outputs)
 
     def mapping_index(self) -> list[int] | None:
         """Which output of the network stands for each class; None where that is never asked."""

@@ -1,5 +1,6 @@
 """A split: images, labels, and the true objects where they are known; in memory or mapped into it."""
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -45,16 +46,19 @@ def from_dataset(dataset: Any, decode: Callable[[Any], Tensor] | None = None) ->
     labels: list[int] = []
     for i in range(len(dataset)):
         image, label = dataset[i]
-        if not isinstance(image, Tensor) and decode is not None:
-            image = decode(image)
+        try:
+            labels.append(operator.index(label))
+            image = image if isinstance(image, Tensor) or decode is None else decode(image)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"item {i} of the data, label {label!r}, cannot be used: {error}") from error
         if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
-            got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise SettingError(f"image {i} of the data set is {got}, expected a tensor (3, h, w) or a Pillow image")
+            told = f"of type {type(image).__name__}: say which side the network takes, as image_px=224"
+            told = f"{tuple(image.shape)}, expected (3, h, w)" if isinstance(image, Tensor) else told
+            raise SettingError(f"image {i} of the data set is {told}")
         if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
             told = f"{image.dtype} {tuple(image.shape)}, but the first is {images[0].dtype} {tuple(images[0].shape)}"
             raise SettingError(f"image {i} of the data set is {told}: resize all of them to one size")
         images.append(image)
-        labels.append(int(label))
     if not images:
         raise SettingError("the data set is empty, but a split needs at least one image")
     return Split(torch.stack(images), None, torch.tensor(labels))

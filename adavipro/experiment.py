@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,15 +18,29 @@ from adavipro import checkpoints, datasets, models, training
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
-from adavipro.io import canonical_json, to_csv, write_atomically, write_json
+from adavipro.io import canonical_json, expanded, to_csv, write_atomically, write_json
 from adavipro.method import AdaViPro
 from adavipro.models import Network
-from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method
-from adavipro.recipe import Recipe, SettingError, Settings, check_names, setting, steps_an_epoch, warmup_length
+from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method, check_where, picked
+from adavipro.recipe import (
+    Recipe,
+    SettingError,
+    Settings,
+    check_names,
+    setting,
+    steps_an_epoch,
+    warmup_length,
+)
 
 METHODS = ("zero-shot", "vp", "adavipro", "linear-probe", "fine-tune")
 BASELINES = ("linear-probe", "fine-tune")  # what prompts stand beside
-RESULT, PROMPT = "result.json", "prompt.safetensors"
+RESULT, PROMPT, BASELINE = "result.json", "prompt.safetensors", "baseline.safetensors"
+# What result.json holds of every run, beside its key and settings; None where a method has no such thing.
+MEASURES: dict[str, Any] = {
+    "val_accuracy": float | None, "test_accuracy": float, "share_on": float | None, "mask_diversity": float | None,
+    "object_cover": float | None, "best_epoch": int | None, "steps": int | None, "parameters": int,
+    "mapping": list | None, "picked": str | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ GROUPS: dict[str, type[Settings]] = {
     "network": Network, "prompt": Prompt, "masks": Masks, "recipe": Recipe, "fine_tuning": FineTuning,
 }  # fmt: skip
 # Settings that mean nothing to a method, and so are no part of its runs' keys.
+_OF_FINE_TUNING = {"epochs", "batch_size", "warmup_share", "warmup_steps"}  # the others are
 _OF_GENERATOR = {"generator_lr", "generator_momentum"}
 _OF_TEMPERATURE = {"temperature_start", "temperature_gamma", "temperature_end", "temperature_floor"}
 
@@ -51,7 +67,7 @@ class Experiment(Settings):
     Names of settings are unlike in all groups, so that `Experiment.of(prompt_px=15)` and `-s prompt_px=15` find theirs.
     """
 
-    dataset: str = setting("digits", "data set: a drawn one, one of the paper's nine, or folder:PATH of your own images")
+    dataset: str = setting("digits", "data set: a drawn one, one of the paper's nine, or folder:PATH")
     method: str = setting("adavipro", "how to adapt", choices=METHODS)
     seed: int = setting(0, "seed of template, generator, batch order and Gumbel noise", low=0)
     network: Network = field(default_factory=Network)
@@ -63,10 +79,7 @@ class Experiment(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         datasets.check_name(self.dataset)
-        if self.method != "adavipro" and self.masks.where != "gumbel":
-            raise SettingError(
-                f"where is {self.masks.where!r} and method is {self.method!r}, but only adavipro decides where to add"
-            )
+        check_where(self.method, self.masks)
 
     @classmethod
     def of(cls, **settings: Any) -> "Experiment":
@@ -86,12 +99,8 @@ class Experiment(Settings):
         given = {**self.flat(), **settings}
         if settings.get("warmup_share") is not None and "warmup_steps" not in settings:
             given["warmup_steps"] = None
-        own = {name: given[name] for name in ("dataset", "method", "seed")}
-        groups = {
-            name: group(**{f.name: given[f.name] for f in fields(group)})  # type: ignore[arg-type]
-            for name, group in GROUPS.items()
-        }
-        return Experiment(**own, **groups)
+        groups: dict[str, Any] = {name: picked(kind, given) for name, kind in GROUPS.items()}
+        return Experiment(given["dataset"], given["method"], given["seed"], **groups)
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name."""
@@ -109,11 +118,11 @@ class Experiment(Settings):
         if self.method in ("zero-shot", "linear-probe"):
             left_out = left_out | group["prompt"] | group["masks"] | group["recipe"] | {"seed"}
         elif self.method == "fine-tune":
-            left_out = group["prompt"] | group["masks"] | group["recipe"] - {"epochs", "batch_size", "warmup_share"}
+            left_out = group["prompt"] | group["masks"] | group["recipe"] - _OF_FINE_TUNING
         elif self.method == "vp":
             left_out = left_out | group["masks"] | _OF_GENERATOR | _OF_TEMPERATURE
         elif self.masks.where == "gumbel":
-            left_out = left_out | {"temperature_end" if self.recipe.temperature_end is None else "temperature_gamma"}
+            left_out = left_out | {"temperature_gamma" if self.recipe.temperature_end else "temperature_end"}
         else:
             left_out = left_out | _OF_TEMPERATURE | {"hard"}
             if self.masks.where in ("smm", "random"):
@@ -129,15 +138,16 @@ class Experiment(Settings):
             source: the data set, where it was found already.
         """
         version = (source or datasets.find(self.dataset)).version
-        content = {"settings": self.content(), "weights": models.weights_sha256(self.network.model), "data": version}
+        weights = models.weights_sha256(self.network.model)
+        content = {"settings": self.content(), "weights": weights, "data": version}
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
 
-    def folder(self, root: Path, key: str | None = None, source: datasets.Source | None = None) -> Path:
+    def folder(self, root: Path | str, key: str | None = None, source: datasets.Source | None = None) -> Path:
         """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
         source = source or datasets.find(self.dataset)
         size = f"-{self.prompt.prompt_px}px" if self.method in ("vp", "adavipro") else ""
         seed = f"-seed{self.seed}" if "seed" in self.content() else ""
-        return root / f"{source.slug}-{self.method}{size}{seed}-{key or self.key(source)}"
+        return expanded(root) / f"{source.slug}-{self.method}{size}{seed}-{key or self.key(source)}"
 
 
 # --- Recipes by name ----------------------------------------------------------------------------------------------
@@ -189,7 +199,7 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     if world == "paper":
         values |= PAPER | (OURS if recipe == "ours" else {})
         values |= PAPER_FINE_TUNING if method == "fine-tune" else {}
-    return Experiment.of(**values | variant | changes)
+    return Experiment.of(**values).changed(**variant | changes)
 
 
 # --- A run --------------------------------------------------------------------------------------------------------
@@ -211,7 +221,7 @@ class _Ready:
 
 def run(
     experiment: Experiment,
-    root: Path = Path("runs"),
+    root: Path | str = "runs",
     resume: bool | None = None,
     device: str = "cpu",
     progress_bar: bool = True,
@@ -236,11 +246,11 @@ def run(
     source = datasets.find(experiment.dataset)
     key = experiment.key(source)
     folder = experiment.folder(root, key, source)
-    if (done := _read(folder, key)) is not None:
+    if (done := read_folder(folder, key)) is not None:
         return done
     ready = _prepare(experiment, source, key, folder, resume, device)
     with FileLock(folder / "lock"):
-        if (done := _read(folder, key)) is not None:  # another process did it while we waited
+        if (done := read_folder(folder, key)) is not None:  # another process did it while we waited
             return done
         if experiment.method in BASELINES:
             learned = _learn_baseline(ready, device)
@@ -248,24 +258,41 @@ def run(
             learned = _learn_prompt(ready, resume, device, progress_bar, watch)
         if datasets.find(experiment.dataset).version != source.version:
             raise SettingError(f"data set {experiment.dataset!r} changed while the run went on: run it again")
-        result = {"key": key, "settings": experiment.content(), "split": source.split, **learned, "versions": versions()}
+        result = {
+            "key": key, "settings": experiment.content(), "split": source.split, **dict.fromkeys(MEASURES), **learned,
+            "versions": versions(),
+        }  # fmt: skip
         write_json(folder / RESULT, result)
     return result
 
 
-def read_result(experiment: Experiment, root: Path) -> dict[str, Any] | None:
-    """The result of a finished run; None where it is not finished. Finished is result.json with the run's key."""
+def read_result(experiment: Experiment, root: Path | str) -> dict[str, Any] | None:
+    """The result of a finished run; None where it is not finished. Finished is a whole result.json with the run's key.
+
+    A damaged one is no result: a warning names what is wrong, and `run` writes it anew.
+    """
     source = datasets.find(experiment.dataset)
     key = experiment.key(source)
-    return _read(experiment.folder(root, key, source), key)
+    return read_folder(experiment.folder(root, key, source), key)
 
 
-def _read(folder: Path, key: str) -> dict[str, Any] | None:
+def read_folder(folder: Path, key: str) -> dict[str, Any] | None:
+    """The result of the finished run with a key, from its folder; see `read_result`."""
     try:
-        result = json.loads((folder / RESULT).read_text())
-    except (FileNotFoundError, ValueError):
+        result = json.loads((folder / RESULT).read_bytes())
+        found = {"key": result["key"] == key, "settings": isinstance(result["settings"], dict)}
+        found |= {name: isinstance(result[name], kind) for name, kind in MEASURES.items()}
+        wrong = [name for name, right in found.items() if not right]
+        told = f"{', '.join(wrong)} is not what it must be" if wrong else ""
+    except FileNotFoundError:
         return None
-    return result if isinstance(result, dict) and result.get("key") == key else None
+    except LookupError as error:
+        told = f"{error} is missing"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        told = str(error)
+    if told:
+        warnings.warn(f"{folder / RESULT} is damaged and counts as not there: {told}", stacklevel=3)
+    return None if told else result
 
 
 def _prepare(
@@ -315,7 +342,8 @@ def _learn_prompt(
     e, method = ready.experiment, ready.method
     progress = _train(ready, resume, device, progress_bar, watch)
     if method is not None:
-        PromptedClassifier(ready.classifier, method, e.method, e.prompt, e.masks, e.network).save(ready.folder / PROMPT)
+        model = PromptedClassifier(ready.classifier, method, e.method, e.prompt, e.masks, e.network)
+        model.save(ready.folder / PROMPT)
     test = report_test(ready.source, ready.classifier, method)
     return {
         "val_accuracy": progress.best_accuracy if method else None,
@@ -334,18 +362,23 @@ def _learn_baseline(ready: _Ready, device: str) -> dict[str, Any]:
     """Learn a linear probe or fine-tune the tower, and report it on the test split. `seconds` are of learning."""
     from adavipro.baselines import fine_tuning, probes
 
-    clock = time.process_time if device == "cpu" else time.perf_counter  # other work on the machine does not count
-    learn = probes.learn if ready.experiment.method == "linear-probe" else fine_tuning.learn
+    e, given = ready.experiment, (ready.classifier, ready.train, ready.val)
+    # Other work on the machine does not count.
+    clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
-    learned = learn(ready.experiment, ready.classifier, ready.train, ready.val)
+    learned: probes.Probe | fine_tuning.Tuned
+    if e.method == "linear-probe":
+        learned = probes.linear_probe(*given)
+    else:
+        learned = fine_tuning.fine_tune(*given, e.recipe, e.fine_tuning, e.seed)
     _write_timing(ready.folder, clock() - started, device)
-    checkpoints.write_sealed(ready.folder / PROMPT, learned.tensors(), {"kind": ready.experiment.method})
+    checkpoints.write_sealed(ready.folder / BASELINE, learned.tensors(), {"kind": e.method})
     test = ready.source.load("test", ready.classifier.image_px)
     return {
         "val_accuracy": learned.val_accuracy,
         "test_accuracy": learned.accuracy(ready.classifier, test),
         "best_epoch": learned.best_epoch,
-        "parameters": sum(tensor.numel() for tensor in learned.tensors().values()),
+        "parameters": sum(t.numel() for t in learned.tensors().values() if t.is_floating_point()),
         "picked": learned.picked,
     }
 
@@ -355,7 +388,7 @@ def report_test(source: datasets.Source, classifier: FrozenClassifier, method: A
     return evaluate(classifier, method, source.load("test", classifier.image_px))
 
 
-def validate(experiment: Experiment, root: Path = Path("runs"), device: str = "cpu") -> training.Progress:
+def validate(experiment: Experiment, root: Path | str = "runs", device: str = "cpu") -> training.Progress:
     """Train as far as validation, as a search does; the test split is not touched."""
     source = datasets.find(experiment.dataset)
     key = experiment.key(source)
@@ -371,11 +404,11 @@ def restore(folder: Path | str, device: str = "cpu") -> PromptedClassifier:
         SettingError: if the run is not finished, or learned no prompt.
         CheckpointError: if its file is damaged, or the frozen weights here are others.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not (folder / RESULT).exists():
         raise SettingError(f"there is no finished run in {folder}: run it first")
     if not (folder / PROMPT).exists():
-        raise SettingError(f"the run in {folder} is zero-shot, which has nothing to restore")
+        raise SettingError(f"the run in {folder} learned no prompt, as zero-shot: nothing to restore")
     return PromptedClassifier.load(folder / PROMPT, device=device)
 
 
@@ -402,4 +435,5 @@ def peak_memory_mb(device: str = "cpu") -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))
+    unit = 2 ** (20 if sys.platform == "darwin" else 10)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

@@ -1,6 +1,7 @@
 """Where things lie, files that are whole or not there, and the one source of randomness."""
 
 import csv
+import errno
 import functools
 import hashlib
 import io
@@ -35,38 +36,60 @@ def shipped(name: str, folder: str = "") -> Path:
 
 def cache_folder() -> Path:
     """Folder of everything that is kept between runs: $ADAVIPRO_CACHE, or ~/.cache/adavipro."""
-    return Path(os.environ.get("ADAVIPRO_CACHE") or "~/.cache/adavipro").expanduser()
+    given = os.environ.get("ADAVIPRO_CACHE")
+    return expanded(given or "~/.cache/adavipro")
 
 
 def datasets_folder() -> Path:
     """Folder of the paper's nine data sets: $ADAVIPRO_DATA, or datasets/ in the cache folder."""
     given = os.environ.get("ADAVIPRO_DATA")
-    return Path(given).expanduser() if given else cache_folder() / "datasets"
+    return expanded(given) if given else cache_folder() / "datasets"
+
+
+def expanded(path: Path | str) -> Path:
+    """A path that a user gave, with ~ for the home folder.
+
+    Raises:
+        OSError: if there is no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        told = "give the whole path, or set $ADAVIPRO_CACHE to a folder for what is kept"
+        raise OSError(f"{str(path)!r} needs a home folder, and there is none: {told}") from None
 
 
 # --- Files ------------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[Any], size: int = 0) -> None:
     """Write a file so that a reader sees the old content or the new one, and never a part.
+
+    Args:
+        content: bytes, or parts of them that have so many bytes in all as `size`.
 
     Raises:
         OSError: naming the path, the bytes needed and those free, where the disk is full; the former file stays.
     """
     partial = path.with_name(path.name + PARTIAL)
+    parts: Iterable[Any] = content
+    if isinstance(content, bytes):
+        parts, size = [content], len(content)
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            if shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            error.errno,
-            f"could not write {path}: {error.strerror}; it needs {len(content):,} bytes, {free:,} are free",
-        ) from error
+        told = f"could not write {path}: {error.strerror}; it needs {size:,} bytes, {free:,} are free"
+        raise OSError(error.errno, told) from error
     if os.name == "posix":  # the folder's entry too; other systems cannot open a folder
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:

@@ -68,7 +68,7 @@ class AdaViPro(nn.Module):
             return None
         # Within a caller's autocast too the edges are float32, and the generator has the precision it was given.
         with torch.autocast(images.device.type, enabled=False):
-            edges = self.edges(images.float())
+            edges = self.edges(images if images.dtype == torch.float64 else images.float())
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.masks(edges).float()
 

@@ -3,44 +3,38 @@
 import contextlib
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from adavipro.classifier import FrozenClassifier, FrozenClip
 from adavipro.data import Split, batches
 from adavipro.evaluation import EVALUATION_BATCH
-from adavipro.io import data_folder, file_sha256
+from adavipro.io import data_folder, expanded, file_sha256
 from adavipro.recipe import SettingError, Settings, setting
 
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
 MAPPINGS = ("identity", "frequency", "iterative")
 MAPPED = ("torchvision:", "timm:")  # models with classes of their own, which a mapping makes the data set's
-PRECISIONS = ("float32", "bfloat16")
+FOLDERS = {"local-dir:": "open_clip_model.safetensors", "timm:local-dir:": "model.safetensors"}
 
 
 @dataclass(frozen=True)
 class Network(Settings):
     """Which frozen classifier."""
 
-    model: str = setting(
-        "small-clip", "small-clip, an open_clip name, local-dir:FOLDER, torchvision:NAME, timm:NAME"
-    )
-    pretrained: str | None = setting(
-        None, "tag of the weights, where the name needs one; random: untrained, a control"
-    )
+    model: str = setting("small-clip", "small-clip, open_clip's name, local-dir:, torchvision: or timm:NAME")
+    pretrained: str | None = setting(None, "tag of the weights; random: untrained, a control")
     template: str = setting(PHOTO_TEMPLATE, "text of a class, with one {} for its name")
-    label_mapping: str | None = setting(
-        None, "how classes of a torchvision or timm model become the data set's", choices=MAPPINGS
-    )
-    precision: str = setting(
-        "float32", "numbers of the networks; decisions are sampled in float32", choices=PRECISIONS
-    )
+    label_mapping: str | None = setting(None, "how a model's classes become the data's", choices=MAPPINGS)
+    precision: str = setting("float32", "numbers of the networks", choices=("float32", "bfloat16"))
     compile: bool = setting(False, "compile the frozen network with torch.compile")
 
     def __post_init__(self) -> None:
@@ -51,29 +45,26 @@ class Network(Settings):
                 f"timm need one of {', '.join(MAPPINGS)}, and a CLIP, which reads the names, needs none"
             )
         if self.template.count("{}") != 1 or self.template.count("{") + self.template.count("}") != 2:
-            raise SettingError(
-                f"template is {self.template!r}, but it needs exactly one {{}} for the class name"
-            )
+            raise SettingError(f"template is {self.template!r}, but it needs exactly one {{}} for the name")
 
 
 def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> FrozenClassifier:
     """Load a frozen classifier with a data set's class names.
 
     Raises:
-        SettingError: if model, weights and names do not go together, before anything is fetched; or if the weights
-            cannot be had.
+        SettingError: if model, weights and names do not go together, or the weights cannot be had.
     """
     check_device(device)
     names = clean_class_names(class_names)
-    weights_file(network.model)  # refuses a folder without
+    if weights_file(network.model) is not None and network.pretrained not in (None, "random"):
+        told = f"pretrained is {network.pretrained!r}, but model {network.model!r} is a folder with its own weights"
+        raise SettingError(f"{told}: leave it out")
     with _building(network):
-        made = (
-            _mapped(network, names) if network.model.startswith(MAPPED) else _clip(network, names)
-        )
+        made = _mapped(network, names) if network.model.startswith(MAPPED) else _clip(network, names)
     classifier = made.to(device)
     classifier.precision = getattr(torch, network.precision)
     if device.startswith("cuda"):
-        torch.backends.cudnn.allow_tf32 = network.precision != "float32"  # else its convolutions round to 10 bits
+        torch.backends.cudnn.allow_tf32 = network.precision != "float32"  # it rounds to 10 bits
     if network.compile:
         classifier.network.compile()
     return classifier
@@ -85,14 +76,15 @@ def weights_file(model: str) -> Path | None:
     Raises:
         SettingError: if the folder holds none; only safetensors are read, a pickle never.
     """
-    kind, folder, path = _resolve(model).partition("local-dir:")
-    if not folder or kind not in ("", "timm:"):
-        return None
-    file = Path(path) / ("model.safetensors" if kind else "open_clip_model.safetensors")
-    if not file.exists():
-        way_out = "install the project again" if model == "small-clip" else "give a folder that holds it"
-        raise SettingError(f"model is {model!r}, but {file} does not exist: {way_out}")
-    return file
+    if model == "small-clip":
+        return data_folder() / "small_clip" / "open_clip_model.safetensors"
+    for kind, name in FOLDERS.items():
+        if model.startswith(kind):
+            file = expanded(model.removeprefix(kind)) / name
+            if not file.exists():
+                raise SettingError(f"model is {model!r}, but {file} does not exist: use another folder")
+            return file
+    return None
 
 
 def weights_sha256(model: str) -> str | None:
@@ -111,12 +103,10 @@ def weights_sha256(model: str) -> str | None:
 
 def tensors_sha256(network: nn.Module) -> str:
     """sha256 of a network's tensors and their names."""
-    state, content = network.state_dict(), hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return content.hexdigest()
+    copies = {
+        k: t.cpu().clone(memory_format=torch.contiguous_format) for k, t in network.state_dict().items()
+    }
+    return hashlib.sha256(save(copies)).hexdigest()
 
 
 def check_device(device: str) -> None:
@@ -124,32 +114,27 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        told = str(error).splitlines()[0]
-        raise SettingError(f"device is {device!r}, which torch cannot use here: {told}") from None
+        told = f"which torch cannot use here: {str(error).splitlines()[0]}"
+        raise SettingError(f"device is {device!r}, {told}") from None
 
 
 def clean_class_names(names: Sequence[str]) -> list[str]:
-    """Lower case, "_" and "-" to spaces, as VP does; two names that become one are an error.
+    """Lower case, "_" and "-" to spaces, as VP does, and letters with accents as one character each (NFC).
 
     Raises:
-        ValueError: if there is no name, one is empty, or two are the same after cleaning.
+        SettingError: if there is no name, one is empty, or two are the same after cleaning.
     """
     if isinstance(names, str):
-        raise ValueError(f"class_names is {names!r}, but it must be a list of names")
-    cleaned = [str(n).lower().replace("_", " ").replace("-", " ").strip() for n in names]
+        raise SettingError(f"class_names is {names!r}, but it must be a list of names")
+    composed = (unicodedata.normalize("NFC", str(name)) for name in names)
+    cleaned = [name.lower().replace("_", " ").replace("-", " ").strip() for name in composed]
     if not cleaned:
-        raise ValueError("class_names is empty, but a classifier needs at least one class name")
+        raise SettingError("class_names is empty, but a classifier needs at least one class name")
     if "" in cleaned:
-        raise ValueError(f"class name {cleaned.index('')} is empty: {list(names)}")
-    twice = sorted({n for n in cleaned if cleaned.count(n) > 1})
-    if twice:
-        raise ValueError(f"class names {twice} occur more than once after cleaning: {list(names)}")
+        raise SettingError(f"class name {cleaned.index('')} is empty: {list(names)}")
+    if twice := sorted({n for n in cleaned if cleaned.count(n) > 1}):
+        raise SettingError(f"class names {twice} occur more than once after cleaning: {list(names)}")
     return cleaned
-
-
-def _resolve(name: str) -> str:
-    """Open_clip's name of a model; "small-clip" is the one that ships with the project."""
-    return f"local-dir:{data_folder() / 'small_clip'}" if name == "small-clip" else name
 
 
 @contextlib.contextmanager
@@ -161,21 +146,23 @@ def _building(network: Network) -> Iterator[None]:
             yield
     except SettingError:
         raise
-    except Exception as error:  # from a network or a file: libraries raise whatever theirs do
+    except Exception as error:  # libraries raise whatever theirs do
         told = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):  # a network's, or a file's
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None and weights_file(network.model) is None:
+            told += "; weights are fetched once, which needs a network connection, and kept under HF_HOME or TORCH_HOME"
         sentence = f"model {network.model!r} with pretrained {network.pretrained!r} cannot be loaded: {told}"
-        if weights_file(network.model) is None and network.pretrained != "random":
-            sentence += (
-                "; its weights are fetched once, which needs a network connection, and kept under HF_HOME (open_clip, "
-                "timm) or TORCH_HOME (torchvision)"
-            )
         raise SettingError(sentence) from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Offer the known name that is nearest to an unknown one, as the end of a sentence."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+def _check_known(what: str, name: str | None, owner: str, known: Sequence[str]) -> None:
+    """Refuse a model or a tag that its library does not have, and offer the nearest, or all."""
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known[:30])}"
+        raise SettingError(f"{what} is {name!r}, but {owner} has none of that name: {hint}")
 
 
 # --- CLIP, through open_clip --------------------------------------------------------------------------------------
@@ -185,57 +172,67 @@ def _clip(network: Network, names: list[str]) -> FrozenClip:
     """Load a CLIP through open_clip's factory and embed the class names, once."""
     import open_clip
 
-    source, trained = _resolve(network.model), network.pretrained != "random"
-    _check_clip(network, source)
-    tag = network.pretrained if trained else None
-    model: Any = open_clip.create_model(
-        source, tag, load_weights=trained, require_pretrained=trained, pretrained_text=False
-    ).eval()
+    folder, trained = weights_file(network.model), network.pretrained != "random"
+    if folder is None:
+        _check_clip(network)
+    source = network.model if folder is None else f"local-dir:{folder.parent}"
+    options = {"load_weights": trained, "require_pretrained": trained, "pretrained_text": False}
+    model: Any = open_clip.create_model(source, network.pretrained if trained else None, **options).eval()
     about = open_clip.get_model_preprocess_cfg(model)
     _check_preprocessing(network.model, about)
-    tokens = open_clip.get_tokenizer(source)([network.template.format(n) for n in names])
-    with torch.no_grad():
-        embeddings = model.encode_text(tokens, normalize=True)
+    embeddings = _embed(network, names, model, open_clip.get_tokenizer(source))
     size = model.visual.image_size
     image_px = size[0] if isinstance(size, tuple) else size
-    quicken(model.visual)
+    conv = getattr(model.visual, "conv1", None)
+    if isinstance(conv, nn.Conv2d) and conv.kernel_size == conv.stride:  # a ViT's
+        model.visual.conv1 = PatchEmbedding(conv)
     return FrozenClip(
         model.visual, embeddings, model.logit_scale.exp(), class_names=names, image_px=image_px,
         mean=about["mean"], std=about["std"], name=network.model, own=True,
     )  # fmt: skip
 
 
-def _check_clip(network: Network, source: str) -> None:
-    """Refuse a CLIP and weights that do not go together, before anything is fetched."""
+def _check_clip(network: Network) -> None:
+    """Refuse a name of open_clip's and weights that do not go together, before anything is fetched."""
     import open_clip
 
     name, pretrained = network.model, network.pretrained
-    if source.startswith("local-dir:"):
-        if pretrained not in (None, "random"):
-            told = f"pretrained is {pretrained!r}, but model {name!r} is a folder with its own weights"
-            raise SettingError(f"{told}: leave it out")
-    elif source not in open_clip.list_models():
-        hint = _nearest(source, ["small-clip", *open_clip.list_models()])
-        raise SettingError(
-            f"model is {name!r}, but it is small-clip, a name of open_clip's, or local-dir:FOLDER{hint}"
-        )
-    elif "multimodal_cfg" in open_clip.get_model_config(source):
+    _check_known("model", name, "open_clip", ["small-clip", *open_clip.list_models()])
+    config = open_clip.get_model_config(name)
+    if "multimodal_cfg" in config:
         raise SettingError(f"model {name!r} writes captions beside its features: use one that is CLIP alone")
-    elif pretrained != "random":
-        weights = open_clip.get_pretrained_cfg(source, pretrained or "")
-        if not weights:
-            tags = ", ".join([*open_clip.list_pretrained_tags_by_model(source), "random"])
-            raise SettingError(
-                f"pretrained is {pretrained!r}, but the weights of {name} are: {tags}; a file of your own goes into a "
-                "folder with its preprocessing, as model local-dir:FOLDER"
-            )
-        quick = weights.get("quick_gelu", False)
-        if quick != open_clip.get_model_config(source).get("quick_gelu", False):
-            other = f"{source}-quickgelu" if quick else source.removesuffix("-quickgelu")
-            told = f"whose weights were trained {'with' if quick else 'without'} QuickGELU, other than model {name!r}"
-            way_out = other if other in open_clip.list_models() else "another"
-            raise SettingError(f"pretrained is {pretrained!r}, {told}: use {way_out}")
-        _check_preprocessing(name, weights)
+    _check_known("pretrained", pretrained, name, [*open_clip.list_pretrained_tags_by_model(name), "random"])
+    if pretrained == "random":
+        return
+    weights = open_clip.get_pretrained_cfg(name, pretrained)
+    quick = weights.get("quick_gelu", False)
+    if quick != config.get("quick_gelu", False):
+        told = f"whose weights were trained {'with' if quick else 'without'} QuickGELU, other than model {name!r}"
+        way_out = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
+        raise SettingError(f"pretrained is {pretrained!r}, {told}: use {way_out}")
+    _check_preprocessing(name, weights)
+
+
+def _embed(network: Network, names: list[str], model: Any, tokenizer: Any) -> Tensor:
+    """Embed class names as unit vectors (k, d); refuses those that the text encoder does not know or tell apart."""
+    tokens = tokenizer([network.template.format(name) for name in names])  # (k, length)
+    with torch.no_grad():
+        embeddings: Tensor = model.encode_text(tokens, normalize=True)
+    refused = (embeddings @ embeddings.T > 1 - 1e-6).sum(1) > 1
+    cut = f", in the {tokens.shape[1]} tokens that it reads," if tokens[refused].all() else ""
+    told = f"cannot tell apart{cut}"
+    if hasattr(model, "token_embedding"):
+        # Words that the small CLIP has never seen have rows of zeros; token 0 fills up a text.
+        unseen = (model.token_embedding.weight == 0).all(1)[tokens] & (tokens > 0)
+        if unseen.any():
+            refused, told = unseen.any(1), "does not know words of"
+    if refused.any():
+        shown = ", ".join(repr(names[i]) for i in refused.nonzero().flatten().tolist())
+        raise SettingError(
+            f"model {network.model!r} {told} the classes {shown}: use other names (for a folder, in its classes.json), "
+            "another model, or one of torchvision or timm with a label_mapping"
+        )
+    return embeddings
 
 
 def _check_preprocessing(name: str, about: dict[str, Any]) -> None:
@@ -256,84 +253,43 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed each patch: (b, 3, h, w) to (b, d, h / side, w / side)."""
-        b, c, h, w = images.shape
-        s = self.side
-        patches = images.view(b, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
-def quicken(visual: nn.Module) -> None:
-    """Put a PatchEmbedding in the place of a ViT's first convolution; another network stays as it is."""
-    conv = getattr(visual, "conv1", None)
-    if (
-        isinstance(conv, nn.Conv2d)
-        and conv.kernel_size == conv.stride
-        and conv.stride[0] == conv.stride[1]
-        and (conv.padding, conv.dilation, conv.groups) == ((0, 0), (1, 1), 1)
-    ):
-        visual.conv1 = PatchEmbedding(conv)
+        (b, c, h, w), s = images.shape, self.side
+        # To b (h s) (w s): patch, pixels.
+        patches = images.view(b, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 # --- torchvision and timm, with a label mapping -------------------------------------------------------------------
 
 
-class Source(NamedTuple):
-    """A network of another library, with the mean, standard deviation and side of the images that it takes."""
+def _from_torchvision(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    from torchvision import models as library
 
-    network: nn.Module
-    mean: Sequence[float]
-    std: Sequence[float]
-    image_px: int
-
-
-def _from_torchvision(name: str, pretrained: str | None) -> Source:
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        told = f"model is 'torchvision:{name}', but torchvision has no such image classifier"
-        raise SettingError(told + _nearest(name, known))
-    tags = torchvision.models.get_model_weights(name)
-    wanted = tags.DEFAULT if pretrained == "random" else tags.__members__.get(str(pretrained))
-    if wanted is None:
-        told = f"pretrained is {pretrained!r}, but the weights of torchvision:{name} are"
-        raise SettingError(f"{told}: {', '.join(tag.name for tag in tags)}, random")
-    if pretrained != "random":  # a pickle that could run code ends here; torchvision would read it
-        wanted.get_state_dict(check_hash=True, weights_only=True)
-    network = torchvision.models.get_model(name, weights=None if pretrained == "random" else wanted)
-    images = wanted.transforms()
-    return Source(network, images.mean, images.std, images.crop_size[0])
+    _check_known("model", name, "torchvision", library.list_models(module=library))
+    tags = library.get_model_weights(name)
+    _check_known("pretrained", pretrained, name, [*(tag.name for tag in tags), "random"])
+    weights = None if pretrained == "random" else tags[pretrained]
+    if weights is not None:  # a pickle that could run code ends here; torchvision would read it
+        weights.get_state_dict(check_hash=True, weights_only=True)
+    images = (weights or tags.DEFAULT).transforms()
+    about = {"mean": images.mean, "std": images.std, "image_px": images.crop_size[0]}
+    return library.get_model(name, weights=weights), about
 
 
-def _from_timm(name: str, pretrained: str | None) -> Source:
+def _from_timm(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
     import timm
     from timm.data.config import resolve_model_data_config
 
-    if name.startswith("local-dir:"):
-        if pretrained not in (None, "random"):
-            told = f"pretrained is {pretrained!r}, but model 'timm:{name}' is a folder with its own weights"
-            raise SettingError(f"{told}: leave it out")
-    else:
-        architecture, _, tag = name.partition(".")
-        if not timm.is_model(architecture):
-            told = f"model is 'timm:{name}', but timm has no such model"
-            raise SettingError(told + _nearest(architecture, timm.list_models()))
-        tags = [n.partition(".")[2] for n in timm.list_models(f"{architecture}.*", pretrained=True)]
-        tag = tag if pretrained in (None, "random") else str(pretrained)
-        if (tag or pretrained != "random") and tag not in tags:
-            told = f"pretrained is {tag or pretrained!r}, but the weights of timm:{architecture} are"
-            raise SettingError(f"{told}: {', '.join([*tags, 'random'])}")
-        name = f"{architecture}.{tag}" if tag else architecture
+    if file := weights_file(f"timm:{name}"):
+        name = f"local-dir:{file.parent}"
+    elif pretrained != "random":
+        name = name if pretrained is None else f"{name}.{pretrained}"
+        _check_known("model", name, "timm", timm.list_models(pretrained=True))
     network = timm.create_model(name, pretrained=pretrained != "random")
     if network.num_classes == 0:
         raise SettingError(f"model 'timm:{name}' has features but no classes: use one that classifies")
     images = resolve_model_data_config(network)
-    channels, height, width = images["input_size"]
-    if channels != 3 or height != width:
-        raise SettingError(
-            f"model 'timm:{name}' takes images {images['input_size']}, but ours are square, in colour"
-        )
-    return Source(network, images["mean"], images["std"], height)
+    return network, {"mean": images["mean"], "std": images["std"], "image_px": images["input_size"][-1]}
 
 
 def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
@@ -344,37 +300,23 @@ def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
     resize to more and cut off a border, so their published accuracies are a little different.
     """
     library, _, name = network.model.partition(":")
-    from_library = {"torchvision": _from_torchvision, "timm": _from_timm}[library]
-    source = from_library(name, network.pretrained)
-    assert network.label_mapping is not None  # the settings have checked it
-    return MappedClassifier(
-        source.network, network.label_mapping, class_names=names, image_px=source.image_px, mean=source.mean,
-        std=source.std, name=network.model, own=True,
-    )  # fmt: skip
+    made, about = (_from_timm if library == "timm" else _from_torchvision)(name, network.pretrained)
+    about |= {"class_names": names, "name": network.model, "own": True}
+    return MappedClassifier(made, str(network.label_mapping), **about)
 
 
 def greedy_mapping(counts: Tensor) -> list[int]:
     """Give each target class the source class that it is predicted as most, no source class twice.
 
-    The largest count of all is taken first, and its source and target class leave the table; then the largest of
-    what is left, and so on. Of equal counts the one with the lowest source class goes first, then the lowest target.
-
-    Args:
-        counts: int64 (source classes, target classes): how often an image of the target is taken for the source.
-
-    Returns:
-        The source class of each target class.
+    `counts`, int64 (source classes, target classes), say how often an image of the target is taken for the source. The
+    largest is taken first, and its source and target class leave the table; then the largest of what is left, and so
+    on. Of equal counts the one with the lowest source class goes first, then the lowest target.
     """
-    sources, targets = counts.shape
-    index, taken = [-1] * targets, [False] * sources
-    left = targets
-    for place in counts.flatten().argsort(descending=True, stable=True).tolist():
-        source, target = divmod(place, targets)
-        if index[target] < 0 and not taken[source]:
-            index[target], taken[source] = source, True
-            left -= 1
-            if not left:
-                break
+    left, index = counts.clone(), [-1] * counts.shape[1]
+    for _ in index:
+        source, target = divmod(int(left.argmax()), len(index))  # the first of equal ones
+        index[target] = source
+        left[source], left[:, target] = -1, -1
     return index
 
 
@@ -391,15 +333,13 @@ class MappedClassifier(FrozenClassifier):
         about: `class_names`, `image_px`, `mean`, `std`, `name` and `own` of every FrozenClassifier.
 
     Raises:
-        SettingError: if there are fewer source classes than classes, or the mapping is unknown.
+        SettingError: if there are fewer source classes than classes.
     """
 
     index: Tensor
 
     def __init__(self, network: nn.Module, mapping: str = "identity", **about: Any) -> None:
         super().__init__(network, **about)
-        if mapping not in MAPPINGS:
-            raise SettingError(f"label_mapping is {mapping!r}, but it must be one of: {', '.join(MAPPINGS)}")
         with torch.no_grad():
             self.sources = self.network(torch.zeros(1, 3, self.image_px, self.image_px)).shape[1]
         if len(self.class_names) > self.sources:
@@ -434,23 +374,17 @@ class MappedClassifier(FrozenClassifier):
 
     def refresh_mapping(self, method: Callable[[Tensor], Any] | None, train: Split, epoch: int) -> None:
         """Find the mapping anew where it is due: "iterative" in every epoch, "frequency" in epoch 0 only."""
-        if self.mapping == "iterative":
-            self.use_mapping(greedy_mapping(self.count(train, method)))
-        elif self.mapping == "frequency" and epoch == 0:
-            self.use_mapping(greedy_mapping(self.count(train)))
+        if self.mapping == "iterative" or (self.mapping == "frequency" and epoch == 0):
+            prompted = method if self.mapping == "iterative" else None
+            self.use_mapping(greedy_mapping(self.count(train, prompted)))
 
     @torch.no_grad()
     def count(self, split: Split, method: Callable[[Tensor], Any] | None = None) -> Tensor:
-        """Count how often images of each class are taken for each source class: int64 (source classes, k).
-
-        Args:
-            method: prompts normalised images; None leaves them as they are.
-        """
+        """Count how often images, with their prompt, are taken for each source class: int64 (source classes, k)."""
         counts = torch.zeros(self.sources, len(self.class_names), dtype=torch.int64)
         for part in batches(split, EVALUATION_BATCH):
             images = self.normalise(split.images[part].to(self.mean.device))
-            if method is not None:
-                images = method(images).images
+            images = images if method is None else method(images).images
             found = (self.outputs(images).argmax(1).cpu(), split.labels[part])
             counts.index_put_(found, torch.tensor(1), accumulate=True)
         return counts

@@ -1,10 +1,10 @@
 """A frozen classifier with the prompt that adapts it: built, fitted to what people have, saved as a file, loaded."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from adavipro.checkpoints import CheckpointError
 from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
 from adavipro.data import Split
 from adavipro.datasets import as_split, folder_class_names, held_out
+from adavipro.datasets.embedded import sha256
 from adavipro.datasets.images import ImageError, read_image
 from adavipro.evaluation import Evaluation
 from adavipro.evaluation import evaluate as evaluate_split
-from adavipro.io import generator
+from adavipro.io import expanded, generator
 from adavipro.method import AdaViPro
 from adavipro.models import Network
 from adavipro.prompts import FramePrompt
@@ -27,6 +28,7 @@ from adavipro.where import EdgeDetector, MaskGenerator
 KIND = "prompted classifier"
 METHODS = ("vp", "adavipro")
 PROMPTS = ("frame", "fixed-patch", "random-patch")
+Group = TypeVar("Group", bound=Settings)
 ANSWERS = ("gumbel", "sigmoid", "smm", "random")  # to "where"; all but the first are controls
 
 
@@ -35,9 +37,9 @@ class Prompt(Settings):
     """What to add."""
 
     prompt_kind: str = setting("frame", "template; patches are VP's controls", choices=PROMPTS)
-    prompt_px: int = setting(8, "width of the frame on each side, or side of the patch (the paper: 30)", low=1)
+    prompt_px: int = setting(8, "width of the frame, or side of the patch (the paper: 30)", low=1)
     prompt_start_std: float = setting(
-        1.0, "standard deviation of the normal distribution that the template starts from (VP's code: 1)", low=0
+        1.0, "standard deviation of the normal start values of the template (VP's code: 1)", low=0
     )
 
 
@@ -60,7 +62,7 @@ class Masks(Settings):
     standardise: bool = setting(
         True, "F_c's channels to mean 0 and standard deviation 1 over each image, before F_p"
     )
-    hard: bool = setting(False, "0 or 1 with straight-through gradients in training; otherwise soft decisions")
+    hard: bool = setting(False, "0 or 1 with straight-through gradients in training; else soft decisions")
     where: str = setting(
         "gumbel",
         "what decides on a region: gumbel, the paper's; as controls sigmoid, the same generator with soft masks and no "
@@ -84,7 +86,20 @@ class Masks(Settings):
         if self.hard and self.where != "gumbel":
             raise SettingError(f"hard is True and where is {self.where!r}, but only gumbel samples decisions")
         if not self.edges and (self.edge_channels != 3 or self.edge_input != "normalised"):
-            raise SettingError("edges is False, but edge_channels or edge_input say how they are taken: leave them out")
+            raise SettingError("edges is False: leave out edge_channels and edge_input, how they are taken")
+
+
+def check_where(method: str, masks: Masks) -> None:
+    """Raise a SettingError where a control of the masks is asked of a method that has none."""
+    if method != "adavipro" and masks.where != "gumbel":
+        raise SettingError(
+            f"where is {masks.where!r} and method is {method!r}, but only adavipro decides where to add"
+        )
+
+
+def picked(kind: type[Group], given: Mapping[str, Any]) -> Group:
+    """A group of settings from settings by name, whatever their group; what is not given is as by default."""
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})  # type: ignore[arg-type]
 
 
 def build_method(
@@ -208,7 +223,7 @@ class PromptedClassifier(nn.Module):
         The network's weights are not saved, only their hash. A former file is replaced when the new one is complete.
         """
         tensors = dict(self.method.named_parameters())
-        checkpoints.write_sealed(Path(file).expanduser(), tensors, {"kind": KIND, "made_of": self.made_of()})
+        checkpoints.write_sealed(expanded(file), tensors, {"kind": KIND, "made_of": self.made_of()})
 
     def made_of(self) -> dict[str, Any]:
         """All that decides what it says, beside its own tensors, as JSON values."""
@@ -224,6 +239,7 @@ class PromptedClassifier(nn.Module):
             "mean": c.mean.flatten().tolist(),
             "std": c.std.flatten().tolist(),
             "mapping": c.mapping_index(),
+            "precision": str(c.precision).removeprefix("torch."),
             "weights_sha256": known or models.tensors_sha256(c.network),
         }
 
@@ -238,11 +254,12 @@ class PromptedClassifier(nn.Module):
             CheckpointError: if the file is no saved classifier, is damaged, of another format version, or does not fit
                 the network that is here; the message lists every difference.
         """
-        file = Path(file).expanduser()
+        file = expanded(file)
         tensors, manifest = checkpoints.read_sealed(file)
-        if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        ours = isinstance(manifest, dict) and manifest.get("kind") == KIND
+        if not ours or not isinstance(there := manifest.get("made_of"), dict):
             raise CheckpointError(f"{file} holds no {KIND}: give a file that PromptedClassifier.save wrote")
-        there = manifest["made_of"]
+        models.check_device(device)
         try:
             own = there["network"] is None
             by_name = None if own else Network(**there["network"])
@@ -266,12 +283,19 @@ def _classifier_of(
 ) -> FrozenClassifier:
     names = there["class_names"]
     if by_name is not None:
+        if network is not None:
+            raise ValueError(f"its network is {by_name.model!r}, which is loaded by name: give no other")
         return models.load(by_name, names, device)
     if network is None:
         raise ValueError("it was fitted to a network of your own: give that network, load(file, network)")
+    return _frozen(network, device, names, there["image_px"], there["mean"], there["std"])
+
+
+def _frozen(network: nn.Module, device: str, *about: Any) -> FrozenClassifier:
+    """A frozen copy of a caller's network; `about` it is what FrozenClassifier takes, which one of its own tells."""
     if isinstance(network, FrozenClassifier):
-        return network.to(device)
-    return FrozenClassifier(network, names, there["image_px"], there["mean"], there["std"]).to(device)
+        return copy.deepcopy(network).to(device)
+    return FrozenClassifier(network, *about).to(device)
 
 
 def load(file: Path | str, network: nn.Module | None = None, device: str = "cpu") -> PromptedClassifier:
@@ -316,46 +340,38 @@ def fit(
             share of the image (30 and 32 of 224 px), and the temperature falls to 0.1 over the run.
 
     Raises:
-        SettingError: if a setting, the network and the data do not fit each other, before any training.
+        ValueError: if a setting, the network and the data do not fit each other, before any training.
+        CheckpointError: if `folder` holds checkpoints of another network, other data or other settings.
     """
+    models.check_device(device)
     if method not in METHODS:
         raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(METHODS)}")
-    groups = (Prompt, Masks, Recipe)
-    check_names(settings, [f.name for group in groups for f in fields(group)])
+    check_names(settings, [f.name for kind in (Prompt, Masks, Recipe) for f in fields(kind)])
     if isinstance(network, FrozenClassifier):
         image_px, class_names = network.image_px, network.class_names
     train_split = as_split(train, image_px)
     image_px = train_split.images.shape[-1]
-    train_split, val_split = held_out(train_split) if val is None else (train_split, as_split(val, image_px))
-    if isinstance(network, FrozenClassifier):
-        classifier = network.to(device)
-    else:
-        names = class_names if class_names is not None else folder_class_names(train)
-        classifier = FrozenClassifier(network, names or [], image_px, mean, std).to(device)
-    _check_classes(classifier, train_split, val_split)
     defaults = {"prompt_px": max(1, round(image_px * 30 / 224)), "region_px": _region_px(image_px)}
-    if not settings.keys() & {"temperature_end", "temperature_gamma"}:
-        defaults["temperature_end"] = 0.1
-    given = defaults | settings
-    prompt, masks, recipe = (
-        group(**{f.name: given[f.name] for f in fields(group) if f.name in given}) for group in groups
-    )
+    falls = {} if settings.keys() & {"temperature_end", "temperature_gamma"} else {"temperature_end": 0.1}
+    given: dict[str, Any] = {**defaults, **falls, **settings}
+    prompt, masks, recipe = picked(Prompt, given), picked(Masks, given), picked(Recipe, given)
+    check_where(method, masks)
+    names = class_names if class_names is not None else folder_class_names(train)
+    classifier = _frozen(network, device, names or [], image_px, mean, std)
     built = build_method(method, prompt, masks, classifier, seed)
-    checkpoint_folder = None if folder is None else Path(folder).expanduser()
+    train_split, val_split = held_out(train_split) if val is None else (train_split, as_split(val, image_px))
+    _check_classes(classifier, train_split, val_split)
+    _check_labels(classifier, (train, train_split), (val, val_split))
     fitted = PromptedClassifier(classifier, built, method, prompt, masks)
+    identity = {**fitted.made_of(), "recipe": asdict(recipe), "seed": seed, "mapping": None}
+    kept, resume = None, False
+    if folder is not None:
+        kept = expanded(folder)
+        resume = bool(checkpoints.steps_saved(kept))
+        identity |= {"train": sha256(train_split), "val": sha256(val_split)}
     training.train(
-        classifier,
-        built,
-        train_split,
-        val_split,
-        recipe,
-        seed,
-        checkpoint_folder,
-        identity={**fitted.made_of(), "recipe": asdict(recipe), "seed": seed, "mapping": None},
-        resume=checkpoint_folder is not None and bool(checkpoints.steps_saved(checkpoint_folder)),
-        progress_bar=progress_bar,
-        watch=watch,
-    )
+        classifier, built, train_split, val_split, recipe, seed, kept, identity, resume, progress_bar, watch
+    )  # fmt: skip
     return PromptedClassifier(classifier, built, method, prompt, masks)
 
 
@@ -364,8 +380,13 @@ def evaluate(model: PromptedClassifier, data: Any) -> Evaluation:
 
     Args:
         data: a `torch.utils.data.Dataset` of (image, label), a folder of PATH/class/image.jpg, or a Split.
+
+    Raises:
+        SettingError: if its images or labels are none that the model knows.
     """
-    return evaluate_split(model.classifier, model.method, as_split(data, model.classifier.image_px))
+    split = as_split(data, model.classifier.image_px)
+    _check_labels(model.classifier, (data, split))
+    return evaluate_split(model.classifier, model.method, split)
 
 
 def _region_px(image_px: int) -> int:
@@ -376,20 +397,35 @@ def _region_px(image_px: int) -> int:
 
 @torch.no_grad()
 def _check_classes(classifier: FrozenClassifier, *splits: Split) -> None:
-    """Refuse labels or names for which the network has no logit; without names, the classes are numbered."""
-    one = classifier.normalise(splits[0].images[:1].to(classifier.mean.device))
-    logits = classifier(one)
-    if logits.ndim != 2:
-        raise SettingError(f"the network makes {tuple(logits.shape)} of one image, expected logits (1, k)")
-    count, classifier.class_names = logits.shape[1], classifier.class_names or [
-        f"class {i}" for i in range(logits.shape[1])
-    ]
-    if len(classifier.class_names) != count:
-        told = f"there are {len(classifier.class_names)} class names ({', '.join(classifier.class_names[:5])}, ...)"
-        raise SettingError(f"{told}, but the network has {count} logits: they must be one for one")
-    low = min(int(split.labels.min()) for split in splits)
-    high = max(int(split.labels.max()) for split in splits)
-    if low < 0 or high >= count:
-        raise SettingError(
-            f"labels lie from {low} to {high}, but the network has {count} logits: expected 0 to {count - 1}"
-        )
+    """Refuse images that the network cannot take, and names that are not one for each of its logits."""
+    for split in splits:  # the least and the largest value of each pixel stand for all images
+        ends = torch.stack([split.images.amin(0), split.images.amax(0)]).to(classifier.mean.device)
+        images = classifier.normalise(ends)
+    try:
+        logits = classifier(images)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        side = f"{classifier.image_px} x {classifier.image_px}"
+        raise SettingError(f"the network cannot take images of {side} px: {told}") from error
+    if logits.ndim != 2 or len(logits) != 2:
+        raise SettingError(f"the network makes {tuple(logits.shape)} of 2 images, expected logits (2, k)")
+    count = logits.shape[1]
+    classifier.class_names = [str(n) for n in classifier.class_names] or [f"class {i}" for i in range(count)]
+    names = classifier.class_names
+    if len(names) != count or len(set(names)) != count:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        told = f"there are {len(names)} class names ({shown})"
+        raise SettingError(f"{told}, but the network has {count} logits: give each its own name")
+
+
+def _check_labels(classifier: FrozenClassifier, *data: tuple[Any, Split]) -> None:
+    """Refuse labels for which the network has no logit, and folders of other classes than it has."""
+    names = classifier.class_names
+    for source, split in data:
+        if isinstance(source, str | Path) and folder_class_names(source) != names:
+            told = f"the folder {source} has the classes {folder_class_names(source)}"
+            raise SettingError(f"{told}, but the network has {names}: name the folders so")
+        low, high, count = int(split.labels.min()), int(split.labels.max()), len(names)
+        if low < 0 or high >= count:
+            told = f"labels lie from {low} to {high}, but the network has {count} logits"
+            raise SettingError(f"{told}: expected 0 to {count - 1}")

@@ -1,4 +1,4 @@
-"""What to add: a frame of learned pixels around the image, the template P (VP, Bahng et al. 2022; AdaViPro, section 2)."""
+"""What to add: a frame of learned pixels around the image, the template P (VP, Bahng et al. 2022; AdaViPro, sec. 2)."""
 
 import torch
 from torch import Tensor, nn

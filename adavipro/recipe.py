@@ -59,7 +59,7 @@ def _checked(name: str, value: Any, annotation: Any, rule: typing.Mapping[str, A
         value = float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         word = f"{wanted.__name__} or none" if optional else wanted.__name__
-        yaml = " (YAML reads 1e-4 as text: write 1.0e-4)" if wanted is float and isinstance(value, str) else ""
+        yaml = " (YAML reads 1e-4 as text: write 1.0e-4)" if (wanted, type(value)) == (float, str) else ""
         raise SettingError(f"{name} is {value!r} of type {type(value).__name__}, but it must be {word}{yaml}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingError(f"{name} is {value}, but it must be a finite number")
@@ -87,7 +87,7 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How to train. The defaults are ours, found on validation in the small world; `experiment.PAPER` has the paper's."""
+    """How to train. The defaults are ours, found on validation in the small world; the paper's are in `experiment`."""
 
     epochs: int = setting(5, "passes over the training images (VP: 1000)", low=1)
     batch_size: int = setting(64, "images in a step (the paper: 256)", low=1)
@@ -95,10 +95,10 @@ class Recipe(Settings):
     generator_lr: float = setting(0.1, "learning rate of the mask generator (the paper: 1)", low=0)
     momentum: float = setting(0.9, "momentum of SGD for the template", low=0, high=0.9999)
     generator_momentum: float = setting(0.9, "momentum of SGD for the mask generator", low=0, high=0.9999)
-    warmup_share: float | None = setting(0.05, "linear warm-up as a share of the run; none: by steps", low=0, high=1)
+    warmup_share: float | None = setting(0.05, "warm-up as a share of the run; none: by steps", low=0, high=1)
     warmup_steps: int | None = setting(None, "steps of warm-up, instead of a share (VP: 1000)", low=0)
     temperature_start: float = setting(5.0, "Gumbel-Softmax temperature of the first epoch", above=0)
-    temperature_gamma: float = setting(0.4, "factor on it after each epoch (the paper: 0.98)", above=0, high=1)
+    temperature_gamma: float = setting(0.4, "its factor after each epoch (the paper: 0.98)", above=0, high=1)
     temperature_end: float | None = setting(
         None, "temperature of the last epoch, instead of a factor: the fall is spread over the run", above=0
     )
@@ -107,7 +107,7 @@ class Recipe(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_share is None and self.warmup_steps is None:
-            raise SettingError("warmup_share and warmup_steps are both none, but the warm-up needs one: 0 is no warm-up")
+            raise SettingError("warmup_share and warmup_steps are both none: give one, 0 for no warm-up")
         if self.warmup_steps is not None:  # the one that was asked for counts
             object.__setattr__(self, "warmup_share", None)
         for name in ("temperature_end", "temperature_floor"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
 
 METRICS = "epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity".split()
+Tensors = dict[str, Tensor]
 Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 
 
@@ -141,7 +142,7 @@ def train(
             classifier.refresh_mapping(method, train_split, epoch)
             state.mapping = classifier.mapping_index()
             order = torch.randperm(len(train_split), generator=generator(seed, "order", epoch))
-            temperature = temperature_at(epoch, recipe)
+            tau = temperature_at(epoch, recipe)
             loss_sum, right_sum = 0.0, 0
             for index in order.split(recipe.batch_size):
                 for group in optimizer.param_groups:
@@ -150,17 +151,16 @@ def train(
                 labels = train_split.labels[index].to(device)
                 noise = generator(seed, "gumbel", state.step)
                 where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
-                loss, right = train_step(
-                    classifier, method, optimizer, images, labels, temperature, noise, where
-                )
-                loss_sum, right_sum, state.step = loss_sum + loss * len(index), right_sum + right, state.step + 1
+                loss, right = train_step(classifier, method, optimizer, images, labels, tau, noise, where)
+                loss_sum, right_sum = loss_sum + loss * len(index), right_sum + right
+                state.step += 1
                 bar.update()
 
             # Validate, pick, log, save.
             shown = evaluate(classifier, method, val_split)
             values = (
                 epoch, state.step, loss_sum / len(train_split), right_sum / len(train_split), shown.accuracy,
-                temperature, shown.share_on, shown.mask_diversity,
+                tau, shown.share_on, shown.mask_diversity,
             )  # fmt: skip
             state.epochs = epoch + 1
             state.history.append(dict(zip(METRICS, values, strict=True)))
@@ -172,7 +172,7 @@ def train(
                 watch(method, state.history)
             if folder is not None:
                 _save(folder, method, optimizer, best, state, identity or {})
-            told = f"loss {loss_sum / len(train_split):.3f} val {shown.accuracy:.1%} tau {temperature:.2f}"
+            told = f"loss {loss_sum / len(train_split):.3f} val {shown.accuracy:.1%} tau {tau:.2f}"
             bar.set_postfix_str(told if shown.share_on is None else f"{told} on {shown.share_on:.0%}")
 
     classifier.use_mapping(state.best_mapping)
@@ -202,13 +202,13 @@ def _warn_of_collapse(row: dict[str, Any]) -> None:
 def _save(
     folder: Path,
     method: AdaViPro,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
+    optimizer: torch.optim.SGD,
+    best: Tensors,
     state: Progress,
     identity: dict[str, Any],
 ) -> None:
     """Save weights, momentum, the best weights so far, and the progress, as one checkpoint."""
-    tensors: dict[str, Tensor] = {}
+    tensors: Tensors = {}
     for name, p in method.named_parameters():
         tensors |= {f"now.{name}": p, f"best.{name}": best[name]}
         momentum = optimizer.state[p].get("momentum_buffer")
@@ -219,11 +219,7 @@ def _save(
 
 
 def _load(
-    folder: Path,
-    method: AdaViPro,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    identity: dict[str, Any],
+    folder: Path, method: AdaViPro, optimizer: torch.optim.SGD, best: Tensors, identity: dict[str, Any]
 ) -> Progress:
     """Load the newest sound checkpoint into method, optimiser and best weights. Returns the progress.
 
@@ -232,7 +228,7 @@ def _load(
             nothing has been loaded.
     """
     tensors, settings = checkpoints.load_newest(folder)
-    differ = checkpoints.settings_that_differ(settings["identity"], identity)
+    differ = checkpoints.settings_that_differ(settings.get("identity", {}), identity)
     parameters = dict(method.named_parameters())
     moving = {p for group in optimizer.param_groups if group["momentum"] for p in group["params"]}
     wanted = {f"{kind}.{name}": p for kind in ("now", "best") for name, p in parameters.items()}

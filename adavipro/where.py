@@ -124,7 +124,8 @@ class MaskGenerator(nn.Module):
         # F_p with kernel = stride is a matrix product over regions: faster than the convolution on a CPU.
         b, d, h, w = hidden.shape
         s = self.region_px
-        regions = hidden.view(b, d, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)  # b (h s) (w s): region, pixels
+        # b d (h s) (w s) -> b h w d s s: a region's pixels together
+        regions = hidden.view(b, d, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)
         logits = F.linear(regions.flatten(3), self.policy.weight.flatten(1), self.policy.bias)
         return logits.permute(0, 3, 1, 2)
 

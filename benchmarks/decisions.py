@@ -7,33 +7,76 @@ hard decisions (straight-through) and once at the soft ones of a high temperatur
     python benchmarks/decisions.py
 """
 
-import tempfile
 from pathlib import Path
 
+import pandas
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from adavipro import datasets, experiment, masks, presets
-from adavipro.classifiers import FrozenClip
-from adavipro.evaluation import region_effects, region_gradients
+from adavipro import datasets, models, training, where
+from adavipro.classifier import FrozenClassifier
+from adavipro.datasets.embedded import CLASS_NAMES
+from adavipro.experiment import preset
+from adavipro.io import generator
 from adavipro.method import AdaViPro
-from adavipro.seeds import generator
-from adavipro.tables import to_markdown
+from adavipro.prompted import build_method
+from adavipro.report.studies import SEARCH_SEEDS
+from adavipro.report.tables import to_markdown
 
 IMAGES, DRAWS, TEMPERATURE = 48, 3, 5.0
 
 
-def trained(dataset: str, prompt_lr: float) -> tuple[FrozenClip, AdaViPro]:
+@torch.no_grad()
+def region_effects(
+    classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+) -> Tensor:
+    """What each region's decision is worth: the loss with it on minus the loss with it off, the others unchanged.
+
+    Args:
+        images: normalised, (b, 3, h, w).
+        labels: (b,).
+        decisions: 0 or 1, (b, 1, r, r), around which single regions are changed.
+
+    Returns:
+        (b, r, r), in nats; above 0 the prompt harms there.
+    """
+    effects = torch.zeros_like(decisions[:, 0])
+    for row, column in method.live_regions().nonzero().tolist():
+        losses = []
+        for decision in (1.0, 0.0):
+            changed = decisions.clone()
+            changed[:, 0, row, column] = decision
+            scores = classifier(method(images, decisions=changed).images)
+            losses.append(F.cross_entropy(scores, labels, reduction="none"))
+        effects[:, row, column] = losses[0] - losses[1]
+    return effects
+
+
+def region_gradients(
+    classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor, decisions: Tensor
+) -> Tensor:
+    """What training sees of each region's decision: the loss's gradient at `decisions`, 0, 1 or between.
+
+    Arguments and the result as in `region_effects`: to first order, the gradient is the effect.
+    """
+    decisions = decisions.detach().clone().requires_grad_()
+    scores = classifier(method(images, decisions=decisions).images)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(scores, labels, reduction="sum"), decisions)
+    return gradient[:, 0]
+
+
+def trained(dataset: str, prompt_lr: float) -> tuple[FrozenClassifier, AdaViPro]:
     """A full-cover template trained for three epochs under random masks; at its start for a rate of 0."""
-    settings = {"dataset": dataset, "prompt_px": 28, "random_share": 0.5, "seed": presets.SEARCH_SEEDS[0]}
-    run = presets.preset("embedded", "adavipro", **settings, epochs=3, prompt_lr=prompt_lr or 1.0)
-    if not prompt_lr:
-        classifier = experiment.load_classifier(run)
-        method = experiment.build_method(run, classifier)
-    else:
-        with tempfile.TemporaryDirectory() as root:
-            classifier, method, _ = experiment.train_or_resume(run, Path(root), progress_bar=False)
-    assert method is not None
+    settings = {"dataset": dataset, "prompt_px": 28, "random_share": 0.5, "seed": SEARCH_SEEDS[0]}
+    run = preset("embedded", "random-masks", **settings, epochs=3, prompt_lr=prompt_lr or 1.0)
+    source = datasets.find(dataset)
+    classifier = models.load(run.network, source.class_names)
+    method = build_method(run.method, run.prompt, run.masks, classifier, run.seed)
+    if prompt_lr:
+        train, val = (source.load(split, classifier.image_px) for split in ("train", "val"))
+        training.train(classifier, method, train, val, run.recipe, run.seed, progress_bar=False)
     return classifier, method
 
 
@@ -45,11 +88,11 @@ def compare(dataset: str, prompt_lr: float) -> dict[str, torch.Tensor]:
     logits = torch.zeros(IMAGES, 2, 7, 7)
     effects, hard, soft = [], [], []
     for draw in range(DRAWS):
-        noise = masks.gumbel_noise(logits.shape, generator(0, "decisions", draw))
+        noise = where.gumbel_noise(logits.shape, generator(0, "decisions", draw))
         for hard_masks, found in ((True, hard), (False, soft)):
-            decisions = masks.decide(logits, TEMPERATURE, noise, hard=hard_masks)
+            decisions = where.decide(logits, TEMPERATURE, noise, hard=hard_masks)
             found.append(region_gradients(classifier, method, images, labels, decisions))
-        decisions = masks.decide(logits, TEMPERATURE, noise)
+        decisions = where.decide(logits, TEMPERATURE, noise, hard=True)
         effects.append(region_effects(classifier, method, images, labels, decisions))
     return {"effect": torch.stack(effects).mean(0), "hard": torch.stack(hard), "soft": torch.stack(soft)}
 
@@ -70,7 +113,7 @@ def main() -> None:
         for axes in axes_row:
             axes.axhline(0, color="0.8", lw=0.8)
             axes.axvline(0, color="0.8", lw=0.8)
-    for dataset in datasets.CLASS_NAMES:
+    for dataset in CLASS_NAMES:
         for column, (name, rate) in enumerate(templates.items()):
             found = compare(dataset, rate)
             told = {kind: correlation(found, kind) for kind in ("hard", "soft")}
@@ -86,7 +129,7 @@ def main() -> None:
     for axes in figure.axes[3:]:
         axes.set_xlabel("true effect: loss on - loss off")
     figure.savefig(Path(__file__).parent.parent / "docs" / "decisions.png", dpi=110)
-    print(to_markdown(lines), end="")
+    print(to_markdown(pandas.DataFrame(lines)), end="")
 
 
 if __name__ == "__main__":

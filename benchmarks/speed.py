@@ -11,14 +11,16 @@ import statistics
 import time
 from collections.abc import Callable
 
+import pandas
 import torch
 import torch.nn.functional as F
 
-from adavipro import datasets, experiment, presets
-from adavipro.environment import peak_memory_mb
-from adavipro.experiment import Experiment
-from adavipro.seeds import generator
-from adavipro.tables import to_markdown
+from adavipro import models
+from adavipro.datasets import embedded
+from adavipro.experiment import WORLDS, Experiment, peak_memory_mb, preset
+from adavipro.io import generator
+from adavipro.prompted import build_method
+from adavipro.report.tables import to_markdown
 from adavipro.training import build_optimizer, train_step
 
 
@@ -40,7 +42,7 @@ def seconds_of(step: Callable[[], object], device: str, seconds: float) -> float
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", default="embedded", choices=presets.WORLDS)
+    parser.add_argument("--world", default="embedded", choices=WORLDS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--compile", action="store_true")
@@ -50,10 +52,12 @@ def main() -> None:
     small = args.world == "embedded"
     common = {"precision": args.precision, "compile": args.compile, "dataset": "digits"}
     common |= {} if small else {"pretrained": "random"}
-    classifier = experiment.load_classifier(presets.preset(args.world, "zero-shot", **common), args.device)
+    network = preset(args.world, "zero-shot", **common).network
+    names = embedded.CLASS_NAMES["digits"]
+    classifier = models.load(network, names, args.device)
     g, px = generator(0, "benchmark-images"), classifier.image_px
     pixels = torch.randint(256, (args.batch, 3, px, px), generator=g, dtype=torch.uint8)
-    labels = torch.randint(len(datasets.DIGITS), (args.batch,), generator=g).to(args.device)
+    labels = torch.randint(len(names), (args.batch,), generator=g).to(args.device)
     images = classifier.normalise(pixels.to(args.device))
     rows = []
 
@@ -75,30 +79,29 @@ def main() -> None:
         measure("classifier, forward only", lambda: classifier(images))
     measure("classifier, forward and input gradient (the floor)", floor)
     if not args.compile:
-        embedding = classifier.visual.conv1
+        embedding = classifier.network.conv1
         conv = torch.nn.Conv2d(3, embedding.weight.shape[0], embedding.side, embedding.side, bias=False)
         conv.weight = embedding.weight
-        classifier.visual.conv1 = conv
+        classifier.network.conv1 = conv
         measure("the same with open_clip's own patch convolution", floor)
-        classifier.visual.conv1 = embedding
+        classifier.network.conv1 = embedding
 
     def training_step(e: Experiment) -> Callable[[], object]:
-        method = experiment.build_method(e, classifier)
-        assert method is not None
-        optimizer = build_optimizer(method, experiment.recipe_of(e), e.generator_momentum)
+        method = build_method(e.method, e.prompt, e.masks, classifier)
+        optimizer = build_optimizer(method, e.recipe)
         noise = generator(0, "benchmark")
         return lambda: train_step(classifier, method, optimizer, images, labels, 5.0, noise, "benchmark")
 
-    measure("VP step", training_step(presets.preset(args.world, "vp", **common)))
+    measure("VP step", training_step(preset(args.world, "vp", **common)))
     for width in (8, 16, 32, 64):
-        e = presets.preset(args.world, "adavipro", generator_width=width, **common)
+        e = preset(args.world, "adavipro", generator_width=width, **common)
         measure(f"AdaViPro step, generator width {width}", training_step(e))
     where = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else platform.machine()
     print(
         f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {args.batch}, {args.precision}"
         f"{', compiled' if args.compile else ''}, model {classifier.name}\n"
     )
-    print(to_markdown(rows))
+    print(to_markdown(pandas.DataFrame(rows)))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import io
 import re
 from pathlib import Path
 
-from adavipro import cli, tables
-from adavipro.commands.results import FIGURES
+from adavipro import __main__ as cli
+from adavipro.lessons import figures
+from adavipro.report import results
 
 DOCS = Path(__file__).parent
 PAGES = [DOCS.parent / "README.md", DOCS / "effects.md", DOCS / "choices.md"]
-DRAWN = {"2": "accuracy", "masks": "masks", "ablations": "ablations"}
+FIGURES = {
+    "accuracy": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure,
+}  # fmt: skip
 TABLE = re.compile(r"(<!-- adavipro (table [^>]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -36,9 +39,9 @@ def main() -> None:
     """Fill every page and draw every figure."""
     for page in PAGES:
         page.write_text(filled(page.read_text()))
-    rows = tables.read_results()
+    rows = results.read()
     for name, draw in FIGURES.items():
-        draw(rows).savefig(DOCS / f"{DRAWN[name]}.png", dpi=110, bbox_inches="tight")
+        draw(rows).savefig(DOCS / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

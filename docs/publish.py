@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from stamps import read_project, stamped, stamped_readme
 
-from adavipro import series
+from adavipro.lessons import series
 
 TOP = Path(__file__).parents[1]
 FREE = {"runs", "out", "device"}  # parameters that change no output

@@ -5,9 +5,9 @@
 
 Start it where it may stay for as long as the table takes, in a checkout on a file system that the nodes share; a login
 node will do, it only waits. The nodes reach it over the network of `--interface`. A job has one run at a time; when
-Slurm ends a job, its run stops after its step and goes on from its checkpoint in another. Ended and called again, it
-repeats nothing that is finished. `adavipro sweep FILE --scheduler ADDRESS`, with the address that this prints, does the
-same from another shell while it runs.
+Slurm ends a job, its run goes on from its checkpoint in another. Ended and called again, it repeats nothing that is
+finished. `adavipro sweep FILE --scheduler ADDRESS`, with the address that this prints, does the same from another shell
+while it runs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dask_jobqueue import SLURMCluster
 
-from adavipro import cli
+from adavipro.sweeps import cluster, grids
 
 
 def open_cluster(args: argparse.Namespace) -> SLURMCluster:
@@ -65,14 +65,17 @@ def main() -> None:
     parser.add_argument("--scratch", default="/tmp", help="folder of a node for Dask's own files")
     parser.add_argument("--limit", type=float, help="minutes of one run")
     args = parser.parse_args()
-    with open_cluster(args) as cluster:
-        cluster.adapt(minimum_jobs=args.jobs, maximum_jobs=args.jobs)  # a job that ends is asked for anew
-        print(f"scheduler: {cluster.scheduler_address}", flush=True)
-        cluster.wait_for_workers(1)
-        told = ["sweep", args.table, "--root", args.root, "--scheduler", cluster.scheduler_address]
-        told += ["--device", "cuda" if args.gpus else "cpu"]
-        told += [] if args.limit is None else ["--limit", args.limit]
-        cli.main([str(word) for word in told])
+    grid, out = grids.read(args.table), args.root / "tables" / f"{args.table.stem}.csv"
+    cluster.PATIENCE_S = float("inf")  # a job that ends is asked for anew, and may wait for its turn
+    with open_cluster(args) as jobs:
+        jobs.adapt(minimum_jobs=args.jobs, maximum_jobs=args.jobs)
+        print(f"scheduler: {jobs.scheduler_address}", flush=True)
+        jobs.wait_for_workers(1)
+        how = {"device": "cuda" if args.gpus else "cpu", "limit_s": args.limit and 60 * args.limit}
+        _, errors = grids.sweep_table(grid, args.root, out, scheduler=jobs.scheduler_address, **how)
+    print(out)
+    if errors:
+        sys.exit("\n".join(f"failed: {name}: {error}" for name, error in errors.items()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from adavipro.classifiers import FrozenClip, data_folder
+from adavipro import models
+from adavipro.classifier import FrozenClassifier
+from adavipro.io import data_folder
+from adavipro.models import Network
 
 CLASS_NAMES = ["digit zero", "digit one", "letter a", "star", "striped texture"]
 
@@ -44,6 +47,6 @@ def small_clip_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def clip() -> FrozenClip:
+def clip() -> FrozenClassifier:
     """The small CLIP with five classes. It is shared: a test that wants to change it loads its own."""
-    return FrozenClip.load("small-clip", CLASS_NAMES)
+    return models.load(Network(), CLASS_NAMES)

@@ -14,8 +14,9 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from adavipro import datasets, experiment, presets, training
-from adavipro.datasets import Split
+from adavipro import experiment, training
+from adavipro.data import Split
+from adavipro.datasets import embedded
 from adavipro.experiment import Experiment
 
 SMALL = {"train": 48, "val": 24, "test": 24}
@@ -24,17 +25,16 @@ SMALL = {"train": 48, "val": 24, "test": 24}
 @contextmanager
 def small_splits() -> Iterator[None]:
     """The drawn data sets with a few dozen pictures, while it lasts."""
-    with mock.patch.dict(datasets.SIZES, SMALL):
-        datasets.draw_split.cache_clear()
+    with mock.patch.dict(embedded.SIZES, SMALL):
+        embedded.draw_split.cache_clear()
         yield
-    datasets.draw_split.cache_clear()
+    embedded.draw_split.cache_clear()
 
 
 def tiny(method: str = "adavipro", **changes: Any) -> Experiment:
-    """An experiment of less than a second: three epochs of three steps, masks mixed at the start."""
-    size = {"epochs": 3, "batch_size": 16, "generator_width": 8}
-    start = {"on_bias": 0.0, "policy_scale": 1.0}
-    return presets.preset("embedded", method, **{"dataset": "letters", **size, **start, **changes})
+    """An experiment of less than a second: three epochs of three steps."""
+    size = {"dataset": "letters", "epochs": 3, "batch_size": 16, "generator_width": 8}
+    return experiment.preset("embedded", method, **(size | changes))
 
 
 def noisy_split(n: int, seed: int, classes: int = 5) -> Split:
@@ -52,10 +52,10 @@ def draw_image(file: Path, number: int) -> None:
     Image.fromarray(values).save(file)
 
 
-def draw_splits(path: Path) -> Path:
-    """Write five images of each of two classes in train, val and test."""
+def draw_splits(path: Path, names: tuple[str, str] = ("cat", "dog")) -> Path:
+    """Write five images of each of two classes in train, val and test; the small CLIP knows ("star", "moon")."""
     for i, split in enumerate(("train", "val", "test")):
-        for j, name in enumerate(("cat", "dog")):
+        for j, name in enumerate(names):
             for k in range(5):
                 draw_image(path / split / name / f"{k}.png", 100 * i + 10 * j + k)
     return path

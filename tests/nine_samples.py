@@ -1,32 +1,22 @@
 """The paper's nine data sets in small: their true layouts and formats, with all classes and a few little pictures."""
 
 import functools
+import hashlib
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.io
 from PIL import Image
-from torchvision.datasets import Flowers102
+from torchvision.datasets import CIFAR10, CIFAR100, Flowers102
 
-from adavipro.formats import EUROSAT
+from adavipro.datasets.nine import EUROSAT, SPECS
 
-CLASSES = {
-    "cifar10": 10, "cifar100": 100, "dtd": 47, "eurosat": 10, "food101": 101, "sun397": 397, "flowers102": 102,
-    "ucf101": 101, "oxfordpets": 37,
-}  # fmt: skip
-# The data set's folder in CoOp's layout and in torchvision's, its pictures' folder, CoOp's name.
-PLACES = {
-    "dtd": ("dtd", "dtd/dtd", "images", "DescribableTextures"),
-    "eurosat": ("eurosat", "eurosat", "2750", "EuroSAT"),
-    "food101": ("food-101", "food-101", "images", "Food101"),
-    "sun397": ("sun397", ".", "SUN397", "SUN397"),
-    "flowers102": ("oxford_flowers", "flowers-102", "jpg", "OxfordFlowers"),
-    "ucf101": ("ucf101", "ucf101", "UCF-101-midframes", "UCF101"),
-    "oxfordpets": ("oxford_pets", "oxford-iiit-pet", "images", "OxfordPets"),
-}
 TRUE_NAMES = {
+    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
     "dtd": ["banded", "polka-dotted"],
     "eurosat": list(EUROSAT),
     "food101": ["apple_pie", "french_onion_soup"],
@@ -36,22 +26,21 @@ TRUE_NAMES = {
     "oxfordpets": ["Abyssinian", "american_bulldog", "Egyptian_Mau"],
 }
 Rows = dict[str, list[tuple[str, int, str]]]  # path, label and class as the lists spell it, by split
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 def class_list(name: str) -> list[str]:
     """Classes as a data set's own lists spell them, in the order of the labels: some true names, the others made up."""
-    true = TRUE_NAMES.get(name, CIFAR10 if name == "cifar10" else [])
+    true = TRUE_NAMES.get(name, [])
     rest = [
         f"{chr(97 + i % 26)}{'aeiou'[i // 26 % 5]}{'klmn'[i // 130]}a"
-        for i in range(CLASSES[name] - len(true))
+        for i in range(SPECS[name].classes - len(true))
     ]
     if name == "sun397":
         rest = [f"{word[0]}/{word}" for word in rest]
     if name == "ucf101":
         rest = [f"{word.title()}Walk" for word in rest]
     names = true + rest
-    return names if name in ("cifar10", "flowers102") else sorted(names, key=str.lower)
+    return names if name == "flowers102" else sorted(names, key=str.lower)
 
 
 @functools.cache
@@ -65,14 +54,9 @@ def jpeg(number: int) -> bytes:
 
 
 def write(
-    name: str,
-    folder: Path,
-    per_class: int = 6,
-    coop: bool = False,
-    torchvision_layout: bool = False,
-    backwards: bool = False,
+    name: str, folder: Path, per_class: int = 6, coop: bool = False, place: int = 0, backwards: bool = False
 ) -> Path:
-    """Write a data set into a folder of data sets. Returns the data set's own folder.
+    """Write a data set, but for CIFAR, into a folder of data sets. Returns the data set's own folder.
 
     Args:
         name: of the data set.
@@ -80,13 +64,10 @@ def write(
         per_class: pictures of each class, from 6; a third of them is in the official test, and where there is one as
             many are in the official validation.
         coop: write a split file like CoOp's as well.
-        torchvision_layout: in the folders where torchvision looks.
+        place: in CoOp's layout (0) or torchvision's (-1).
         backwards: write the files in the opposite order.
     """
-    if name.startswith("cifar"):
-        return write_cifar(name, folder, per_class)
-    place, torchvisions, images, title = PLACES[name]
-    base = folder / (torchvisions if torchvision_layout else place)
+    base = folder / SPECS[name].places[place]
     third = per_class // 3
     parts = {"test": range(third), "val": range(third, 2 * third), "train": range(2 * third, per_class)}
     rows: Rows = {"train": [], "val": [], "test": []}
@@ -95,12 +76,12 @@ def write(
             rows[split] += [(picture_path(name, own, label, i, per_class), label, own) for i in numbers]
     numbered = list(enumerate(sorted(path for own in rows.values() for path, _, _ in own)))
     for number, path in reversed(numbered) if backwards else numbered:
-        file = base / images / path
+        file = base / SPECS[name].images / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg(number % 16) + number.to_bytes(4, "big"))  # no two files are the same
     write_lists(name, base, rows)
     if coop:
-        write_coop(name, base / f"split_zhou_{title}.json", rows)
+        write_coop(name, base / f"split_zhou_{SPECS[name].coop}.json", rows)
     return base
 
 
@@ -141,16 +122,14 @@ def write_lists(name: str, base: Path, rows: Rows) -> None:
         scipy.io.savemat(base / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
         scipy.io.savemat(base / "setid.mat", {keys[s]: np.array([own], np.uint16) for s, own in ids.items()})
     if name == "ucf101":
+        videos = {path: f"{own}/{Path(path).stem}.avi" for path, _, own in learn + rows["test"]}
         lists = base / "ucfTrainTestlist"
-        write_lines(lists / "classInd.txt", [f"{i} {own}" for i, own in enumerate(class_list(name), 1)])
-        videos = {p: f"{own}/{Path(p).stem}.avi" for p, _, own in learn + rows["test"]}
         write_lines(lists / "trainlist01.txt", [f"{videos[path]} {label + 1}" for path, label, _ in learn])
         write_lines(lists / "testlist01.txt", [videos[path] for path, _, _ in rows["test"]], end="\r\n")
     if name == "oxfordpets":
         for file, own in (("trainval", learn), ("test", rows["test"])):
             lines = [f"{path.removesuffix('.jpg')} {label + 1} 1 1" for path, label, _ in own]
-            write_lines(base / "annotations" / f"{file}.txt", lines)
-        (base / "images" / "Abyssinian_1.mat").write_bytes(b"not a picture")
+            write_lines(base / "annotations" / f"{file}.txt", ["#Image CLASS-ID SPECIES BREED ID", *lines])
 
 
 def write_lines(file: Path, lines: list[str], end: str = "\n") -> None:
@@ -162,39 +141,41 @@ def write_lines(file: Path, lines: list[str], end: str = "\n") -> None:
 def write_coop(name: str, file: Path, rows: Rows) -> None:
     """Write a split like CoOp's: half, a sixth, a third, and its spelling of the class names."""
     split: dict[str, list[list[str | int]]] = {"train": [], "val": [], "test": []}
-    turns = [0] * CLASSES[name]
+    turns = [0] * SPECS[name].classes
     for path, label, own in sorted(rows["train"] + rows["val"] + rows["test"]):
         part = ("train", "val", "train", "test", "train", "test")[turns[label] % 6]
         turns[label] += 1
-        split[part].append([path, label, coop_name(name, own)])
+        called = {
+            "eurosat": EUROSAT.get(own, "").title(),
+            "ucf101": ucf_folder(own),
+            "sun397": " ".join(reversed(own.split("/")[1:])),
+            "oxfordpets": own.lower(),
+        }
+        split[part].append([path, label, called.get(name, own)])
     file.write_text(json.dumps(split))
 
 
-def coop_name(name: str, own: str) -> str:
-    """A class's name in CoOp's files."""
-    if name == "eurosat":
-        return EUROSAT[own].title()
-    if name == "ucf101":
-        return ucf_folder(own)
-    if name == "sun397":
-        return " ".join(reversed(own.split("/")[1:]))
-    return own.lower() if name == "oxfordpets" else own
-
-
-def write_cifar(name: str, folder: Path, per_class: int) -> Path:
-    """Write CIFAR's binary files of records: the class (CIFAR100: the coarse one before it), 3,072 bytes of pixels."""
-    k, n = CLASSES[name], CLASSES[name] * per_class
-    base = folder / name / ("cifar-10-batches-bin" if k == 10 else "cifar-100-binary")
-    base.mkdir(parents=True)
+def write_cifar(name: str, folder: Path, patch: pytest.MonkeyPatch, per_class: int = 6) -> Path:
+    """Write CIFAR's pickles, and have torchvision take them for those that were published."""
+    kind, k = (CIFAR10, 10) if name == "cifar10" else (CIFAR100, 100)
+    base, names = folder / kind.base_folder, [file for file, _ in kind.train_list + kind.test_list]
     g = np.random.default_rng(0)
     labels = g.permutation(np.arange(k).repeat(per_class)).astype(np.uint8)
-    pixels = g.integers(0, 256, (n, 3072), dtype=np.uint8)
-    records = np.column_stack([labels, pixels] if k == 10 else [labels // 5, labels, pixels])
+    pixels = g.integers(0, 256, (k * per_class, 3072), dtype=np.uint8)
     order = np.argsort(labels, kind="stable").reshape(k, per_class)
     test, train = np.sort(order[:, : per_class // 3].ravel()), np.sort(order[:, per_class // 3 :].ravel())
-    batches = [f"data_batch_{i}.bin" for i in range(1, 6)] if k == 10 else ["train.bin"]
-    for file, own in zip(batches, np.array_split(train, len(batches)), strict=True):
-        records[own].tofile(base / file)
-    records[test].tofile(base / ("test_batch.bin" if k == 10 else "test.bin"))
-    write_lines(base / ("batches.meta.txt" if k == 10 else "fine_label_names.txt"), [*class_list(name), ""])
+    key = "labels" if k == 10 else "fine_labels"
+    files = dict(zip(names, [*np.array_split(train, len(names) - 1), test], strict=True))
+    content = {
+        file: pickle.dumps({"data": pixels[own], key: labels[own].tolist()}) for file, own in files.items()
+    }
+    content[kind.meta["filename"]] = pickle.dumps({kind.meta["key"]: class_list(name)})
+    base.mkdir(parents=True)
+    md5 = {}
+    for file, own in content.items():
+        (base / file).write_bytes(own)
+        md5[file] = hashlib.md5(own).hexdigest()
+    patch.setattr(kind, "train_list", [[file, md5[file]] for file in names[:-1]])
+    patch.setattr(kind, "test_list", [[names[-1], md5[names[-1]]]])
+    patch.setattr(kind, "meta", {**kind.meta, "md5": md5[kind.meta["filename"]]})
     return base

@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adavipro import executing, series
+import papermill
+
+from adavipro.lessons import series
 
 # The parameters of each notebook's smallest mode.
 SMALLEST: dict[str, dict[str, Any]] = {
     "00_start_here": {"pictures": 2},
     "01_visual_prompts": {"epochs": 1},
     "02_edges": {},
-    "03_deciding": {"draws": 5000},
+    "03_deciding": {"draws": 2000},
     "04_training": {"epochs": 1},
     "05_accuracy_and_width": {"epochs": 1},
     "06_what_it_looks_like": {"epochs": 1, "pictures": 2},
@@ -26,13 +28,16 @@ SMALLEST: dict[str, dict[str, Any]] = {
 LIMIT_S = 400
 
 
-def prepared(name: str, folder: Path) -> Path:
-    """The notebook with parameters injected by papermill, not run: its committed outputs are still there."""
-    source, target = series.NOTEBOOKS / f"{name}.ipynb", folder / f"{name}.ipynb"
-    given = {**SMALLEST[name], "runs": str(folder / "runs"), "out": str(folder / "out")}
-    subprocess.run(
-        executing.papermill(source, target, given, "--prepare-only"), check=True, capture_output=True
-    )
+def prepared(name: str, folder: Path, runs: Path) -> Path:
+    """The notebook with parameters injected by papermill, not run: its committed outputs are still there.
+
+    Args:
+        folder: where the notebook and its figures go.
+        runs: folder of finished runs; notebooks may share one, as readers' do.
+    """
+    target = folder / f"{name}.ipynb"
+    given = {**SMALLEST[name], "runs": str(runs), "out": str(folder / "out")}
+    papermill.execute_notebook(series.NOTEBOOKS / f"{name}.ipynb", target, given, prepare_only=True)
     return target
 
 
@@ -49,9 +54,9 @@ def passes_nbval(notebook: Path) -> str:
     return done.stdout[-4000:] if done.returncode else ""
 
 
-def smallest_run(name: str, folder: Path) -> dict[str, float]:
+def smallest_run(name: str, folder: Path, runs: Path) -> dict[str, float]:
     """Run a notebook in its smallest mode with nbval. Returns the numbers of its result.json."""
-    assert not passes_nbval(prepared(name, folder))
+    assert not passes_nbval(prepared(name, folder, runs))
     result = json.loads((folder / "out" / "result.json").read_text())
     assert result["notebook"] == name
     pictures = {path.stem for path in (folder / "out").glob("*.png")}

@@ -1,12 +1,9 @@
-import errno
-import os
 import resource
 
 import pytest
 import torch
 
 from adavipro import checkpoints
-from adavipro.files import write_atomically
 
 SETTINGS = {"name": "é", "classes": ["a", "b"], "rates": {"prompt": 40, "masks": 0.1}, "best": None}
 
@@ -38,58 +35,39 @@ def test_round_trip_keeps_every_bit(tmp_path, rng):
 
 def test_same_state_gives_the_same_bytes(tmp_path, rng):
     tensors = {"b": torch.randn(3, generator=rng), "a": torch.randn(2, generator=rng)}
-    checkpoints.save_checkpoint(tmp_path / "one", 1, tensors, SETTINGS)
-    checkpoints.save_checkpoint(tmp_path / "two", 1, dict(reversed(tensors.items())), SETTINGS)
-    for name in files(tmp_path / "one"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    checkpoints.write_sealed(tmp_path / "one", tensors, SETTINGS)
+    checkpoints.write_sealed(tmp_path / "two", dict(reversed(tensors.items())), SETTINGS)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_two_generations_are_kept_and_the_newest_is_loaded(tmp_path):
     for step in (9, 10, 99, 100):
         checkpoints.save_checkpoint(tmp_path, step, {"x": torch.tensor(step)}, {"step": step})
     assert checkpoints.steps_saved(tmp_path) == [100, 99]
-    assert len(files(tmp_path)) == 4
+    assert len(files(tmp_path)) == 2
     tensors, settings = checkpoints.load_newest(tmp_path)
     assert int(tensors["x"]) == settings["step"] == 100
 
 
-def test_sweep_removes_leftovers_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("keep_saved", [True, False])
+def test_clearing_removes_leftovers_and_what_is_not_kept_and_nothing_else(tmp_path, keep_saved):
     checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {})
-    wanted = [*files(tmp_path), "result.json"]
+    saved = files(tmp_path)
     (tmp_path / "result.json").write_text("{}")
-    (tmp_path / "step-00000002.safetensors").write_bytes(b"without a manifest")
-    (tmp_path / "step-00000003.safetensors.partial").write_bytes(b"half")
-    (tmp_path / "step-00000001.json.partial").write_bytes(b"half")
-    checkpoints.sweep_partial_files(tmp_path)
-    assert files(tmp_path) == sorted(wanted)
-    checkpoints.load_newest(tmp_path)
+    (tmp_path / "step-00000002.safetensors.partial").write_bytes(b"half")
+    checkpoints.clear(tmp_path, keep_saved)
+    assert files(tmp_path) == sorted(["result.json", *(saved if keep_saved else [])])
+    checkpoints.clear(tmp_path / "none", keep_saved)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_full_disk_leaves_the_former_file_and_says_what_was_needed(tmp_path, monkeypatch, call):
-    """Fault R5."""
-    path = tmp_path / "result.json"
-    path.write_bytes(b"former")
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match=r"result\.json.*needs 5,000 bytes, [\d,]+ are free") as caught:
-        write_atomically(path, bytes(5000))
-    assert caught.value.errno == errno.ENOSPC
-    assert files(tmp_path) == ["result.json"]
-    assert path.read_bytes() == b"former"
-
-
-def test_write_that_stops_half_way_leaves_the_former_checkpoint(tmp_path):
-    """Fault R5, by the system itself: files may not grow beyond 4 kB while the second save runs."""
+def test_r5_write_that_stops_half_way_leaves_the_former_checkpoint(tmp_path):
+    """By the system itself: files may not grow beyond 4 kB while the second save runs."""
     checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {})
     before = files(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(OSError, match=r"step-00000002\.safetensors"):
+        with pytest.raises(OSError, match=r"step-00000002\.safetensors.*it needs 400,\d+ bytes"):
             checkpoints.save_checkpoint(tmp_path, 2, {"x": torch.ones(100_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -101,3 +79,23 @@ def test_settings_that_json_cannot_hold_are_refused_before_anything_is_written(t
     with pytest.raises(ValueError, match="JSON"):
         checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {"loss": float("nan")})
     assert files(tmp_path) == []
+
+
+def test_every_difference_has_a_phrase_of_its_own():
+    assert checkpoints.settings_that_differ({"a": 1, "b": 2}, {"b": 3, "c": None}) == [
+        "a is 1 there and None here",
+        "b is 2 there and 3 here",
+    ]
+    found = {
+        "x": torch.ones(2),
+        "y": torch.tensor([1.0, torch.nan]),
+        "more": torch.ones(1),
+        "spare": torch.ones(1),
+    }
+    wanted = {"x": torch.ones(3), "y": torch.ones(2), "z": torch.ones(1)}
+    assert checkpoints.tensors_that_differ(found, wanted, ["spare"]) == [
+        "tensor x has shape (2,) there, (3,) here",
+        "tensor y holds values that are not finite",
+        "tensor z is missing",
+        "tensor more is unknown",
+    ]

@@ -1,14 +1,21 @@
+"""The command line from its words to what it prints and writes."""
+
 import csv
 import json
 import re
+import subprocess
+import sys
+import time
+import warnings
 from dataclasses import fields
 
 import pytest
-from helpers import small_splits, write_notebook
+from helpers import draw_image, small_splits, write_notebook
 
-from adavipro import presets, series, sweeps
-from adavipro.cli import main
-from adavipro.experiment import Experiment
+from adavipro.__main__ import main
+from adavipro.experiment import GROUPS, preset
+from adavipro.lessons import series
+from adavipro.report.studies import FRAMES_PX
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
 
@@ -19,7 +26,15 @@ def _small_splits():
         yield
 
 
-def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
+def fails(words, capfd, code=2):
+    """Run a command that must fail; returns what it told on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    assert caught.value.code == code
+    return capfd.readouterr().err
+
+
+def test_run_trains_and_prints_its_figures_and_its_folder(tmp_path, capsys):
     given = "run --dataset letters --method adavipro --prompt-px 15 --seed 3 -s epochs=1 -s batch_size=16"
     given += " -s generator_width=8 -s temperature_end=none -s hard=false -s prompt_lr=1e-1"
     main([*given.split(), "--root", str(tmp_path)])
@@ -27,9 +42,9 @@ def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
     result = json.loads((folder / "result.json").read_text())
     size = {"epochs": 1, "batch_size": 16, "generator_width": 8}
     rest = {"temperature_end": None, "hard": False, "prompt_lr": 0.1, "prompt_px": 15, "seed": 3}
-    assert result["key"] == presets.preset("embedded", "adavipro", dataset="letters", **size, **rest).key()
+    assert result["key"] == preset("embedded", "adavipro", dataset="letters", **size, **rest).key()
     told = capsys.readouterr().out
-    assert f"| letters | adavipro | 15 | 1 | {100 * result['test_accuracy']:.2f} |  |" in told
+    assert told.startswith(f"test accuracy: {100 * result['test_accuracy']:.1f} %\n")
     assert told.endswith(f"folder: {folder}\n")
 
 
@@ -38,75 +53,93 @@ def test_run_trains_and_prints_its_row_and_its_folder(tmp_path, capsys):
     [
         ("-s epoch=3", "no setting 'epoch': did you mean 'epochs'"),
         ("-s epochs=many", "epochs is 'many'"),
-        ("-s epochs=2.5", "epochs is '2.5'"),
+        ("-s epochs=2.5", "epochs is 2.5"),
         ("-s epochs", "NAME=VALUE"),
-        ("-s prompt_lr=nan", "prompt_lr is nan"),
+        ("-s prompt_lr=nan", "prompt_lr is 'nan'"),
         ("-s hard=yes", "hard is 'yes'"),
         ("-s model=local-dir:nowhere", "does not exist"),
         ("-s model=no-such-model", "no-such-model"),
-        ("-s warmup_steps=9999 -s warmup_share=none", "warm-up takes 9999 steps"),
+        ("-s warmup_steps=9999", "warm-up takes 9999 steps"),
         ("--dataset cifar11", "dataset is 'cifar11', .* digits, letters, sketches, textures"),
+        ("--method adavpro", "method is 'adavpro'"),
         ("--prompt-px 29", "prompt_px is 29, .* 28"),
         ("--device nowhere", "nowhere"),
         ("--resume", "no checkpoint"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_on_stderr(tmp_path, capfd, words, told):
-    with pytest.raises(SystemExit) as caught:
-        main(["run", "--root", str(tmp_path), *words.split()])
-    shown = capfd.readouterr()
-    assert caught.value.code == 2
-    assert re.fullmatch(f"adavipro: .*{told}.*\n", shown.err)
-    assert shown.out == ""
+    err = fails(["run", "--root", tmp_path, *words.split()], capfd)
+    assert re.fullmatch(f"adavipro: .*{told}.*\n", err)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_lists_every_setting_with_its_default(capsys):
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "lower batch_size"),
+        (MemoryError(), 2, "lower batch_size"),
+        (type("InvalidCxxCompiler", (RuntimeError,), {})("no g++\nlong"), 2, "no working compiler"),
+        (KeyError("bug"), 1, "KeyError: 'bug' .*--traceback"),
+        (OSError(28, "could not write /x: it needs 5 bytes"), 2, "it needs 5 bytes"),
+    ],
+)
+def test_every_other_error_is_one_line_too_and_traceback_shows_the_whole(monkeypatch, capfd, error, code, told):
+    def broken(_):
+        raise error
+
+    monkeypatch.setattr("adavipro.__main__.settings", broken)
+    broken.__name__ = "settings"
+    before = warnings.showwarning
+    assert re.fullmatch(f"adavipro: .*{told}.*\n", fails(["settings"], capfd, code))
+    assert warnings.showwarning is before
+    with pytest.raises(type(error)):
+        main(["--traceback", "settings"])
+
+
+def test_settings_lists_every_setting_in_its_group_with_its_default(capsys):
     main(["settings"])
     lines = capsys.readouterr().out.splitlines()
-    for field, line in zip(fields(Experiment), lines, strict=True):
-        assert line.startswith(f"{field.name} = {field.default!r}: ")
-        assert line.endswith(field.metadata["doc"])
+    for name, group in GROUPS.items():
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"{name}: "))
+        for field, line in zip(fields(group), lines[start + 1 :], strict=False):
+            assert line == f"  {field.name} = {field.default!r}: {field.metadata['doc']}"
 
 
 def test_table_2_of_the_shipped_results_as_csv(capsys):
     main("table 2 --world embedded --format csv".split())
     rows = list(csv.reader(capsys.readouterr().out.splitlines()))
-    assert rows[0] == ["dataset", "method", "prompt_px", "seeds", "mean", "ci95"]
-    assert len(rows) == 1 + (4 + 1) * (
-        1 + 3 * 5
-    )  # data sets and their mean; VP, VP tuned, AdaViPro at five widths
-    for _, method, prompt_px, seeds, mean, interval in rows[1:]:
-        assert 0 < float(mean) < 100
-        if method == "zero-shot":
-            assert (prompt_px, seeds, interval) == ("", "1", "")
-        else:
-            assert int(prompt_px) in presets.FRAMES_PX.values()
-            assert int(seeds) >= 3
-            assert 0 <= float(interval) < 50
+    assert set(FRAMES_PX.values()) <= {int(px) for row in rows for px in re.findall(r"^(\d+) px", " ".join(row))} | {
+        int(cell) for row in rows[1:] for cell in row if cell.isdigit()
+    } | {int(head.split()[0]) for head in rows[0] if head.endswith("px") and head[0].isdigit()}
+    assert {row[0] for row in rows[1:]} == {"digits", "letters", "sketches", "textures", "mean"}
 
 
-def test_table_of_a_file_of_ones_own_as_markdown(tmp_path, capsys):
+def test_help_and_a_table_are_quick_and_load_no_torch():
+    code = "import sys; from adavipro.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    for words, limit in ((["table", "2", "--world", "embedded"], 4.0), (["settings", "--help"], 2.0)):
+        started = time.perf_counter()  # the limits are of a busy machine; benchmarks/README.md has the figures
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert time.perf_counter() - started < limit, words
+
+
+def test_table_of_a_file_of_ones_own(tmp_path, capsys):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,8,0.75\n")
+    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\ndigits,vp,8,1,0.75\n")
     main(["table", "2", "--world", "embedded", "--results", str(path)])
-    assert capsys.readouterr().out.splitlines()[2] == "| digits | vp | 62.5 ± 158.8 |"
-    main(["table", "2", "--world", "embedded", "--results", str(path), "--format", "csv"])
-    assert capsys.readouterr().out.splitlines()[1] == "digits,vp,8,2,62.50,158.82"
+    assert re.search(r"\| digits +\| vp +\| 62.5 ± 158.8 +\|", capsys.readouterr().out)
 
 
-def test_table_without_runs_says_how_to_make_them(tmp_path, capsys):
+def test_table_without_runs_says_how_to_make_them(tmp_path, capfd):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\n")
-    with pytest.raises(SystemExit) as caught:
-        main(["table", "6", "--world", "embedded", "--results", str(path)])
-    assert caught.value.code == 2
-    assert "no runs for table 6: make them with `adavipro sweep`" in capsys.readouterr().err
+    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\n")
+    err = fails(["table", "6", "--world", "embedded", "--results", path], capfd)
+    assert "no runs for table 6: make them with `adavipro sweep`" in err
 
 
 def test_figure_2_is_written_as_png_and_svg(tmp_path, capsys):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,test_accuracy\ndigits,vp,8,0.5\ndigits,vp,28,0.75\n")
+    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\ndigits,vp,28,0,0.75\n")
     main(["figure", "2", "--results", str(path), "--out", str(tmp_path / "curve")])
     written = [tmp_path / "curve.png", tmp_path / "curve.svg"]
     assert capsys.readouterr().out.splitlines() == [str(p) for p in written]
@@ -114,62 +147,37 @@ def test_figure_2_is_written_as_png_and_svg(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [None, "", "dataset,method,prompt_px,test_accuracy\n", "a,b\n1,2\n"])
-def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, capsys, content):
+def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, capfd, content):
     path = tmp_path / "results.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(SystemExit) as caught:
-        main(["table", "2", "--world", "embedded", "--results", str(path)])
-    assert caught.value.code == 2
-    assert re.fullmatch(r"adavipro: .*results\.csv.*\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"adavipro: .*results\.csv.*\n", fails(["table", "2", "--world", "embedded", "--results", path], capfd)
+    )
 
 
-def test_sweep_runs_the_studies_that_are_asked_for_and_tells_what_failed(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def sweep(runs, work, root, workers, **how):
-        assert (work, root, workers) == ("report", tmp_path, 2)
-        assert how == {"scheduler": None, "limit_s": None, "device": "cpu"}
-        asked.append(
-            [(r.dataset, r.method, r.prompt_px, r.seed, r.edges) for r in runs if r.method != "zero-shot"]
-        )
-        rows = [
-            {"key": r.key(), "dataset": r.dataset, "test_accuracy": 0.5, "object_cover": None}
-            for r in runs[-1:]
-        ]
-        return rows, {"a-run": "OSError: full"} if len(asked) == 2 else {}
-
-    monkeypatch.setattr(sweeps, "sweep", sweep)
-    out = tmp_path / "new" / "results.csv"
-    given = "sweep --studies edges --datasets letters --prompt-px 28 --seeds 1 --workers 2".split()
-    with pytest.raises(SystemExit) as caught:
-        main([*given, "--root", str(tmp_path), "--out", str(out)])
-    assert caught.value.code == 1
-    assert capsys.readouterr().err == "failed: a-run: OSError: full\n"
-    letters = ("letters", "vp", 28, 1, True), ("letters", "adavipro", 28, 1, True)
-    assert asked == [[*letters], [letters[1], ("letters", "adavipro", 28, 1, False)]]
-    with out.open(newline="") as file:
-        found = [(r["study"], r["value"], r["test_accuracy"]) for r in csv.DictReader(file)]
-    assert found == [("main", "", "0.5"), ("edges", "False", "0.5")]
+@pytest.mark.parametrize(("form", "begins"), [("csv", "table,dataset,method"), ("latex", "\\begin{tabular}")])
+def test_tables_beside_published_figures_have_three_forms(tmp_path, capsys, form, begins):
+    main(["table", "4", "--format", form, "--root", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.startswith(begins)
+    assert "-12.3" in out.replace("$-$", "-")
 
 
-def test_tune_ranks_recipes_by_their_mean_on_validation(tmp_path, monkeypatch, capsys):
-    def sweep(runs, work, root, **how):
-        assert work == "validate"
-        if {r.seed for r in runs} != set(presets.SEARCH_SEEDS[:1]):
-            return [], {}
-        cells = [(4.0, 1.0, 0.5), (4.0, 1.0, 0.6), (1.0, 0.25, 0.7), (1.0, 0.25, 0.5)]
-        names = ("prompt_px", "prompt_lr", "prompt_start_std", "val_accuracy")
-        return [dict(zip(names, (8, *cell), strict=True)) for cell in cells], {}
-
-    monkeypatch.setattr(presets, "SEARCH", {"vp": {"prompt_lr": [1.0, 4.0], "prompt_start_std": [0.25, 1.0]}})
-    monkeypatch.setattr(sweeps, "sweep", sweep)
-    main(["tune", "--method", "vp", "--out", str(tmp_path / "tune.csv")])
-    assert capsys.readouterr().out.splitlines()[2:] == [
-        "| 8 | 1.0 | 0.25 | 2 | 60.00 |",
-        "| 8 | 4.0 | 1.0 | 2 | 55.00 |",
-    ]
-    assert len((tmp_path / "tune.csv").read_text().splitlines()) == 5
+def test_a_sweep_of_a_table_writes_its_rows_and_tells_what_failed(tmp_path, capfd):
+    for i, name in enumerate(("star", "heart")):
+        for k in range(5):
+            draw_image(tmp_path / "pictures" / name / f"{k}.png", 10 * i + k)
+    table = tmp_path / "own.yaml"
+    table.write_text(
+        f"table: own\nworld: embedded\ndatasets: ['folder:{tmp_path / 'pictures'}']\nmethods: [zero-shot, vp]\n"
+        "prompt_px: [8]\nseeds: [0]\nvalues:\n  prompt_lr: [1.0e+30]\n"
+    )
+    root = tmp_path / "runs"
+    err = fails(["sweep", table, "--root", root, "--workers", "2"], capfd, code=1)
+    assert re.search(r"failed: .*-vp-8px-.*not finite", err)
+    with (root / "tables" / "own.csv").open(newline="") as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["zero-shot"]
 
 
 def test_reproduce_runs_the_series_says_where_the_figures_are_and_fails_with_a_failed_one(
@@ -194,3 +202,11 @@ folder = pathlib.Path(out)
     assert re.search(r"\n  .*00_fine-[0-9a-f]{12}/figure-2.png\n", told.out)
     main([*given, "--only", "00"])
     assert "00_fine: 3 s (kept): " in capsys.readouterr().out
+
+
+def test_fetch_lists_the_nine_and_tells_each_that_cannot_be_had(tmp_path, capfd):
+    main(["fetch", "--data", str(tmp_path)])
+    told = capfd.readouterr().out
+    assert all(name in told for name in ("cifar10", "sun397", "ucf101", "not there"))
+    err = fails(["fetch", "sun397", "ucf101", "--data", tmp_path], capfd, code=1)
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == ["sun397", "ucf101"]

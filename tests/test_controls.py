@@ -1,22 +1,33 @@
+"""Controls of "where": soft masks, SMM's, and random ones that belong to their image."""
+
 import pytest
 import torch
 from helpers import tiny
 
-from adavipro import building, presets
-from adavipro.controls import SigmoidMasks, SmmMasks
-from adavipro.masks import MaskGenerator, decide, share_on
-from adavipro.settings import SettingError
+from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks, SmmMasks
+from adavipro.data import Split
+from adavipro.evaluation import evaluate
+from adavipro.io import generator
+from adavipro.method import AdaViPro
+from adavipro.prompted import build_method
+from adavipro.prompts import FramePrompt
+from adavipro.where import MaskGenerator, decide, share_on
+
+
+def built(clip, **changes):
+    wanted = tiny(**changes)
+    return build_method(wanted.method, wanted.prompt, wanted.masks, clip, wanted.seed)
 
 
 def test_sigmoid_masks_are_the_generator_without_noise_in_training_and_inference(clip, images, rng):
-    method = building.build_method(tiny(where="sigmoid"), clip)
-    learned = building.build_method(tiny(), clip)
-    assert isinstance(method.masks, SigmoidMasks)
-    assert [p.shape for p in method.parameters()] == [p.shape for p in learned.parameters()]
+    method, learned = built(clip, where="sigmoid"), built(clip)
+    assert type(method.masks) is SigmoidMasks
+    assert type(learned.masks) is MaskGenerator
+    for ours, theirs in zip(method.parameters(), learned.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
     shown, trained = method(images), method(images, 5.0, rng)
     assert torch.equal(shown.decisions, trained.decisions)
-    silent = torch.zeros_like(shown.logits)
-    torch.testing.assert_close(shown.decisions, decide(shown.logits, 1.0, silent, hard=False))
+    torch.testing.assert_close(shown.decisions, decide(shown.logits, 1.0, torch.zeros_like(shown.logits)))
     assert 0 < shown.decisions.min() < shown.decisions.max() < 1
     trained.images.square().sum().backward()
     assert method.masks.policy.weight.grad.abs().sum() > 0
@@ -35,7 +46,7 @@ def test_smm_mask_of_an_image_depends_on_that_image_alone(images, rng):
 
 
 def test_smm_masks_each_colour_of_the_prompt_by_itself(clip, images):
-    method = building.build_method(tiny(where="smm", prompt_px=28), clip)
+    method = built(clip, where="smm", prompt_px=28)
     shown = method(images)
     assert shown.decisions.shape == (4, 3, 7, 7)
     assert shown.mask.shape == images.shape
@@ -51,21 +62,67 @@ def test_smm_region_that_does_not_divide_names_those_that_do():
         SmmMasks(56, 32)
 
 
-def test_variants_are_methods_with_single_settings_changed():
-    assert presets.preset("paper", "vp-random-patch").prompt_kind == "random-patch"
-    assert presets.preset("embedded", "smm").where == "smm"
-    kind = building.build_method(presets.preset("embedded", "soft-masks"), _Frozen())
-    assert type(kind.masks) is SigmoidMasks
-    assert (
-        type(building.build_method(presets.preset("embedded", "adavipro"), _Frozen()).masks) is MaskGenerator
+# --- Random masks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def random_masks(rng) -> AdaViPro:
+    return AdaViPro(FramePrompt(56, 28, generator=rng), torch.nn.Identity(), RandomMasks(56, 8, share=0.3))
+
+
+def test_random_masks_are_on_with_their_share_and_have_no_parameters(random_masks, rng):
+    assert list(random_masks.masks.parameters()) == []
+    images = torch.randn(400, 3, 56, 56, generator=rng)
+    for decisions in (random_masks(images).decisions, random_masks(images, 5.0, rng).decisions):
+        assert set(decisions.unique().tolist()) == {0, 1}
+        assert abs(decisions.mean() - 0.3) < 5 * (0.3 * 0.7 / decisions.numel()) ** 0.5
+        per_region = decisions.mean(0)
+        assert (per_region - 0.3).abs().max() < 5 * (0.3 * 0.7 / 400) ** 0.5
+
+
+def test_an_images_random_mask_at_inference_depends_on_the_image_alone(random_masks, rng):
+    images = torch.randn(9, 3, 56, 56, generator=rng)
+    expected = random_masks(images).decisions
+    assert torch.equal(random_masks(images.flip(0)).decisions.flip(0), expected)  # not on its place
+    alone = torch.cat([random_masks(image[None]).decisions for image in images])  # nor on the batch
+    assert torch.equal(alone, expected)
+    assert len({tuple(mask.flatten().tolist()) for mask in expected}) == len(images)
+    changed = images[:1].clone()
+    changed[0, 0, 0, 0] += 0.01
+    assert not torch.equal(random_masks(changed).decisions, expected[:1])
+
+
+def test_random_masks_in_training_are_drawn_by_the_key_and_anew_for_each_step(random_masks, images):
+    first, again, other = (
+        random_masks(images, 5.0, generator(0, "gumbel", step)).decisions for step in (0, 0, 1)
     )
-    with pytest.raises(SettingError, match="random_share is 'learned'"):
-        presets.preset("paper", "random-masks")
-    with pytest.raises(SettingError, match=r"recipe is 'best', .* paper, ours"):
-        presets.preset("paper", "vp", recipe="best")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, random_masks(images).decisions)
 
 
-class _Frozen:
-    image_px = 56
-    mean = torch.zeros(1, 3, 1, 1)
-    std = torch.ones(1, 3, 1, 1)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_random_masks_that_are_not_random_are_refused(share):
+    with pytest.raises(ValueError, match=f"random_share is {share}, .* between 0 and 1"):
+        RandomMasks(56, 8, share)
+
+
+# --- Patches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side_px", [0, 57, 8.0])
+def test_a_patch_that_does_not_fit_is_refused(side_px):
+    with pytest.raises(
+        ValueError, match=rf"prompt_px is {side_px}, but a patch on 56 px images .* from 1 to 56"
+    ):
+        PatchPrompt(56, side_px)
+
+
+def test_a_random_patch_is_evaluated_where_it_lies_at_inference(clip, rng):
+    method = AdaViPro(PatchPrompt(56, 16, "random", generator=rng))
+    objects = torch.zeros(2, 1, 56, 56, dtype=torch.uint8)
+    objects[0, :, 20:36, 20:36] = 255  # in the centre, as the patch
+    objects[1, :, :16, :16] = 255
+    images = torch.randint(256, (2, 3, 56, 56), generator=rng, dtype=torch.uint8)
+    assert evaluate(clip, method, Split(images, objects, torch.tensor([0, 1]))).object_cover == 0.5

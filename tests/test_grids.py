@@ -1,23 +1,19 @@
-"""Table files: what they may say, which runs they mean, and what comes out of them."""
+"""Table files: what they may say, which runs they mean, and what their results files keep."""
 
-import dataclasses
-import json
-import os
-import stat
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from helpers import draw_splits, tiny
 
-from adavipro import baselines, datasets, experiment, grids, presets, published, sheets, sweeps, tables
-from adavipro.settings import SettingError
+from adavipro import experiment
+from adavipro.datasets.embedded import CLASS_NAMES
+from adavipro.recipe import SettingError
+from adavipro.report import published, results, studies, tables
+from adavipro.sweeps import grids, runs, shipped
 
 TABLES = Path(__file__).parents[1] / "tables"
-NINE = [name.lower() for name in published.DATASETS]
 FOUR = ["cifar10", "cifar100", "dtd", "ucf101"]
 ABLATIONS = {"4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width"}
 SOUND = {
@@ -36,6 +32,9 @@ def of_file(name: str) -> grids.Grid:
     return grids.read(TABLES / f"{name}.yaml")
 
 
+# --- What a file may say --------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -44,10 +43,7 @@ def of_file(name: str) -> grids.Grid:
         ({"table": 1}, "table is 1, but it must be text: write it in quotes"),
         ({"datasets": ["digit"]}, "dataset is 'digit', but the data sets are: digits, letters"),
         ({"datasets": "digits"}, "datasets is 'digits', but it must be a list with at least one value"),
-        (
-            {"methods": ["vpp"]},
-            "methods has 'vpp', but the methods are: zero-shot, vp, adavipro, linear-probe",
-        ),
+        ({"methods": ["vpp"]}, "methods has 'vpp', but the methods are: zero-shot, vp, adavipro, linear-probe"),
         ({"prompt_px": ["8"]}, "prompt_px has '8' of type str, but needs int"),
         ({"prompt_px": [0]}, "prompt_px is 0, but it must be at least 1"),
         ({"seeds": []}, "seeds is [], but it must be a list with at least one value"),
@@ -58,12 +54,9 @@ def of_file(name: str) -> grids.Grid:
         ({"values": {"edge": [True]}}, "there is no setting 'edge': did you mean 'edges'?"),
         ({"values": {"edges": ["no"]}}, "edges is 'no' of type str, but it must be bool"),
         ({"values": {"edges": True}}, "values of edges is True, but it must be a list"),
-        (
-            {"values": {"edges": [True], "hard": [True]}},
-            "values is {'edges': [True], 'hard': [True]}, but it must be one setting with a list of its values",
-        ),
+        ({"values": {"edges": [True], "hard": [True]}}, "values is {'edges': [True], 'hard': [True]}, but it must"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_table_is_refused_with_one_sentence(changes, told, tmp_path):
     path = written(tmp_path, **changes)
     with pytest.raises(SettingError) as refused:
@@ -72,35 +65,38 @@ def test_a_wrong_table_is_refused_with_one_sentence(changes, told, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_no_table_is_refused_with_one_sentence(tmp_path):
-    path = tmp_path / "table.yaml"
-    with pytest.raises(SettingError, match=r"table.yaml cannot be read as a table: .*No such file"):
-        grids.read(path)
-    path.write_text("a: [")
-    with pytest.raises(SettingError, match=r"cannot be read as a table: while parsing"):
-        grids.read(path)
-    path.write_text("- a")
-    with pytest.raises(SettingError, match="it must hold names with their values"):
-        grids.read(path)
-
-
-def test_the_embedded_table_is_what_ships():
-    cells = of_file("embedded").cells()
-    assert [c.run for c in cells] == sweeps.grid(
-        datasets.CLASS_NAMES, experiment.METHODS, presets.FRAMES_PX.values(), presets.REPORT_SEEDS
-    )
-    shipped = [row["key"] for row in tables.read_results() if row["study"] == "main"]
-    assert [c.run.key() for c in cells] == shipped
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "table.yaml cannot be read as a table: .*No such file"),
+        ("a: [", "table.yaml cannot be read as a table: while parsing"),
+        ("- a", "table.yaml: it must hold names with their values"),
+        ("1: [a]", "table.yaml: there is no setting '1'"),
+        ("[a]: 1\n? [a]\n: 2", "table.yaml cannot be read as a table: .*unhashable key"),
+        ("seeds: [0, 1]\nseeds: [5]", "table.yaml: seeds stands there twice: remove one"),
+        ("values: {edges: [true], edges: [false]}", "table.yaml: edges stands there twice"),
+        (
+            "seeds: [010]",
+            "table.yaml: 010 is 8 in YAML: write whole numbers in digits, without 0 before them",
+        ),
+        ("seeds: [1:30]", "table.yaml: 1:30 is 90 in YAML"),
+    ],
+)
+def test_a_file_that_says_something_else_than_it_seems_is_refused_with_one_sentence(text, told, tmp_path):
+    if text is not None:
+        (tmp_path / "table.yaml").write_text(text)
+    with pytest.raises(SettingError, match=told):
+        grids.read(tmp_path / "table.yaml")
 
 
 def test_every_table_that_ships_can_be_read_and_has_its_files_name():
     names = {path.stem for path in TABLES.glob("*.yaml")}
-    assert {f"table{n}" for n in "1234567"} | {
+    assert names == {f"table{n}" for n in "1234567"} | {
         "figure2",
         "controls",
         "embedded",
         "embedded_controls",
-    } == names
+    }
     assert {of_file(name).table for name in names} == {name.removeprefix("table") for name in names}
 
 
@@ -108,17 +104,17 @@ def test_every_table_that_ships_can_be_read_and_has_its_files_name():
 def test_the_papers_tables_are_its_grids_by_its_recipe(number):
     grid = of_file(f"table{number}")
     methods = {"2": ["vp", "adavipro"]}.get(
-        number, ["adavipro"] if number in ABLATIONS else list(tables.TABLE_1)
+        number, ["adavipro"] if number in ABLATIONS else list(tables.TITLES)
     )
     assert (grid.table, grid.world, grid.recipe, grid.seeds) == (number, "paper", "paper", [0, 1, 2])
-    assert (grid.methods, grid.datasets) == (methods, NINE if number in "13" else FOUR)
+    assert (grid.methods, grid.datasets) == (methods, list(published.TITLES) if number in "13" else FOUR)
     assert grid.prompt_px == ([5, 60, 90, 112] if number == "2" else [30])
     assert list(grid.values) == ([ABLATIONS[number]] if number in ABLATIONS else [])
-    for cell in (c for c in grid.cells() if c.method == "adavipro"):
-        (setting,) = grid.values or ["seed"]
-        changed = {"dataset": cell.run.dataset, "prompt_px": cell.run.prompt_px, "seed": cell.run.seed}
-        value = cell.run.seed if setting == "seed" else cell.value
-        assert cell.run == presets.preset("paper", "adavipro", **{**changed, setting: value})
+    for label, run in grid.cells():
+        if label["method"] == "adavipro":
+            changed = {"dataset": run.dataset, "prompt_px": run.prompt.prompt_px, "seed": run.seed}
+            changed |= {ABLATIONS[number]: label["value"]} if number in ABLATIONS else {}
+            assert run == experiment.preset("paper", "adavipro", **changed)
 
 
 def test_methods_run_at_the_widths_and_seeds_that_they_have(tmp_path):
@@ -128,114 +124,140 @@ def test_methods_run_at_the_widths_and_seeds_that_they_have(tmp_path):
     ).cells()
     many = 2 * 2 * 2 * 2  # data sets, seeds, widths, values
     count = dict(zip(methods, [2, 2, 4, many, many, many], strict=True))
-    assert Counter(c.method for c in cells) == count
-    assert len({c.run for c in cells}) == len(cells)
-    for cell in cells:
-        base, settings = presets.VARIANTS.get(cell.method, (cell.method, {}))
-        assert cell.run.method == base
-        assert cell.learned == (cell.method == "random-masks")
-        if cell.method == "smm":
-            assert {name: getattr(cell.run, name) for name in settings} == settings
-        assert cell.value == (
-            "" if isinstance(cell.run, baselines.Baseline) or base == "zero-shot" else cell.run.epochs
+    assert Counter(label["method"] for label, _ in cells) == count
+    assert len({(label["method"], run) for label, run in cells}) == len(cells)
+    assert [run.seed for label, run in cells if label["method"] == "vp"] == sorted([0, 1] * (many // 2))
+    for label, run in cells:
+        assert label["value"] == (
+            run.recipe.epochs if label["method"] in ("vp", "smm", "random-masks") else ""
         )
+        if label["method"] == "smm":
+            assert (run.method, run.masks.where, run.masks.region_px) == ("adavipro", "smm", 8)
 
 
 def test_a_table_is_narrowed_to_what_it_has(tmp_path):
     grid = grids.read(written(tmp_path))
     kept = grid.narrowed({"datasets": ["letters"], "methods": ["vp"], "prompt_px": None, "seeds": [1]})
-    assert [(c.run.dataset, c.method, c.run.seed) for c in kept.cells()] == [("letters", "vp", 1)]
+    assert [(run.dataset, run.method, run.seed) for _, run in kept.cells()] == [("letters", "vp", 1)]
     with pytest.raises(SettingError, match=r"table x has no 15 in prompt_px, but: 8"):
         grid.narrowed({"prompt_px": [15]})
 
 
-def test_random_masks_take_the_share_of_adavipros_finished_run(tmp_path):
-    run = tiny("adavipro")
-    cell = grids.Cell("random-masks", "", run, learned=True)
-    with pytest.raises(
-        SettingError, match=f"random-masks takes its share of regions from {run.folder(tmp_path).name}"
-    ):
-        cell.settled(tmp_path)
-    run.folder(tmp_path).mkdir()
-    (run.folder(tmp_path) / "result.json").write_text(json.dumps({"key": run.key(), "share_on": 0.2345}))
-    assert cell.settled(tmp_path).run == dataclasses.replace(run, random_share=0.23)
+# --- Results files --------------------------------------------------------------------------------------------------
 
 
-def test_what_comes_out_has_the_same_columns_and_the_tables_names(tmp_path, monkeypatch):
-    asked: list[list[str]] = []
-
-    def finish(runs, work, root, **how):
-        asked.append([run.method for run in runs])
-        assert (work, how) == ("report", {"workers": 3})
-        for run in runs:
-            run.folder(root).mkdir(parents=True, exist_ok=True)
-            told = {"key": run.key(), "share_on": 0.5, "test_accuracy": 0.25, "versions": {"torch": "2"}}
-            (run.folder(root) / "result.json").write_text(json.dumps(told))
-        return [sheets.finished_row(run, work, root) for run in runs if run.method != "vp"], {
-            "vp": "it failed"
-        }
-
-    monkeypatch.setattr(sweeps, "sweep", finish)
-    methods = ["linear-probe", "vp", "adavipro", "random-masks"]
-    path = written(tmp_path, methods=methods, datasets=["digits"], seeds=[4])
-    rows, errors = grids.sweep_table(grids.read(path).narrowed({"prompt_px": [8]}), tmp_path, workers=3)
-    assert asked == [["linear-probe", "vp", "adavipro"], ["adavipro"]]
-    assert errors == {"vp": "it failed"}
-    assert [row["method"] for row in rows] == ["linear-probe", "adavipro", "random-masks"]
-    assert {tuple(row) for row in rows} == {("study", "value", *sheets.COLUMNS, "recipe")}
-    assert {(row["study"], row["test_accuracy"]) for row in rows} == {("main", 0.25)}
+def row(dataset: str, method: str, seed: int, accuracy: float, **more) -> runs.Row:
+    px = 8 if method == "vp" else None
+    label = {"study": "main", "value": "", "recipe": ""}
+    return dict.fromkeys(runs.COLUMNS) | label | {
+        "dataset": dataset, "method": method, "prompt_px": px, "seed": seed, "test_accuracy": accuracy,
+        "key": f"{dataset}{seed}", "steps": 3,
+    } | more  # fmt: skip
 
 
-def test_what_came_out_stands_beside_the_published_figures():
-    row = {
-        "dataset": "dtd",
-        "method": "adavipro",
-        "prompt_px": "30",
-        "seed": "0",
-        "key": "a",
-        "value": "False",
-    }
-    lines = grids.beside_published(
-        grids.read(grids.TABLES / "table4.yaml"), [{**row, "test_accuracy": "0.5"}]
-    )
-    (line,) = [line for line in lines if (line["dataset"], line["setting"]) == ("DTD", "edges=False")]
-    assert (line["ours"], line["seeds"]) == ("50.00", "1")
+def test_rows_of_other_cells_stay_in_a_tables_file_and_its_own_are_replaced(tmp_path):
+    grid, out = grids.read(written(tmp_path)), tmp_path / "x.csv"
+    former = [
+        row("digits", "zero-shot", 0, 0.1),
+        row("letters", "vp", 0, 0.2),
+        row("letters", "vp", 7, 1 / 3),
+    ]
+    runs.write_rows(out, former)
+    new = [row("digits", "zero-shot", 0, 0.4), row("letters", "vp", 0, 0.5)]
+    part = grid.narrowed({"datasets": ["digits"]})
+    runs.write_rows(out, grids.joined(part, new[:1], results.read(out)))
+    runs.write_rows(out, grids.joined(grid, new, results.read(out)))
+    found = results.read(out)
+    assert found["test_accuracy"].tolist() == [1 / 3, 0.4, 0.5]
+    assert found["seed"].tolist() == [7, 0, 0]
+    assert out.read_text().count(",3,") == 3  # whole numbers stay whole
 
 
-# Slurm as far as it is needed here: a job is a process group, and its script is copied when it is handed in.
-SBATCH = """#!/bin/sh
-cp "$1" "$0-$$.job"
-setsid sh "$0-$$.job" > "$0-$$.log" 2>&1 &
-echo "Submitted batch job $!"
-"""
-SCANCEL = """#!/bin/sh
-for job; do kill -TERM -- "-$job" 2> /dev/null; done
-exit 0
-"""
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text.replace(",vp,8,", ",vp,eight,"), "x.csv, line 3: prompt_px is 'eight'"),
+        (lambda text: text.replace("value,", "", 1), "x.csv, line 1: there are 0 columns 'value'"),
+        (lambda text: text + text.splitlines()[1] + "\n", "x.csv, line 4: this run stands there twice"),
+    ],
+)
+def test_a_damaged_results_file_is_refused_before_any_run(change, told, tmp_path, monkeypatch):
+    out = tmp_path / "x.csv"
+    runs.write_rows(out, [row("digits", "zero-shot", 0, 0.1), row("letters", "vp", 0, 0.2)])
+    out.write_text(change(out.read_text()))
+    with pytest.raises(SettingError, match=told):
+        grids.sweep_table(grids.read(written(tmp_path)), tmp_path / "runs", out)
+    assert not (tmp_path / "runs").exists()
 
 
-def test_a_table_runs_in_jobs_of_slurm(tmp_path):
-    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(script)
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    pictures = f"folder:{draw_splits(tmp_path / 'pictures')}"
-    table = written(tmp_path, datasets=[pictures], methods=["zero-shot"], seeds=[0])
-    command = [sys.executable, TABLES / "slurm.py", table, "--root", tmp_path / "runs", "--interface", "lo"]
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [*command, "--cores", "1", "--queue", "short", "--gpus", "0"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "runs" / "tables" / "table.csv")
-    (row,) = tables.read_rows(tmp_path / "runs" / "tables" / "table.csv")
-    assert (row["dataset"], row["method"]) == (pictures, "zero-shot")
-    (job,) = (tmp_path / "bin").glob("*.job")
-    assert {"#SBATCH -p short", "#SBATCH --cpus-per-task=1", "export OMP_NUM_THREADS=1"} <= set(
-        job.read_text().splitlines()
-    )
+# --- What ships -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched() -> pd.DataFrame:
+    return tables.read_search("vp")
+
+
+@pytest.mark.parametrize("study", studies.STUDIES)
+def test_the_runs_of_a_study_are_the_rows_that_ship(study, searched):
+    own = ["dataset", "method", "prompt_px", "seed", *([] if study == "random_share" else ["value"])]
+    rows = results.of_studies(results.read(), study)
+    cells = shipped.runs_of(study, searched)
+    expected = rows.assign(prompt_px=rows["prompt_px"].fillna(0))[own].itertuples(index=False, name=None)
+    found = []
+    for label, run in cells:
+        px = 0 if run.method == "zero-shot" else run.prompt.prompt_px
+        found.append((run.dataset, run.method, px, run.seed, results.spelled(label["value"]))[: len(own)])
+        assert label["study"] == study
+    assert sorted(found) == sorted(expected)
+    assert len({run for _, run in cells}) == len(cells)
+
+
+def test_the_embedded_table_is_the_main_study(searched):
+    assert of_file("embedded").cells() == shipped.runs_of("main", searched)
+
+
+def test_studies_change_their_setting_alone(searched):
+    own = experiment.preset("embedded", "adavipro")
+    for study in studies.STUDIES:
+        for label, run in shipped.runs_of(study, searched):
+            cell = {"dataset": run.dataset, "prompt_px": run.prompt.prompt_px, "seed": run.seed}
+            changes = {} if study in ("main", "random_share") else {study: label["value"]}
+            if study == "vp-tuned":
+                changes = {"prompt_lr": label["value"]}
+            if study == "epochs":  # the last epoch is as cold, whatever their number
+                changes["temperature_gamma"] = gamma = run.recipe.temperature_gamma
+                assert gamma**run.recipe.epochs == pytest.approx(0.4**own.recipe.epochs, rel=0.01)
+            assert run == experiment.preset("embedded", run.method, **cell, **changes)
+
+
+def test_vp_is_tuned_by_the_best_mean_on_validation_and_of_equals_takes_the_larger_rate():
+    rows = [
+        (px, rate, a) for px in studies.FRAMES_PX.values() for rate, a in ((1.0, 0.5), (1.0, 0.7), (2.0, 0.6))
+    ]
+    found = pd.DataFrame([*rows, (28, 4.0, 0.61)], columns=["prompt_px", "prompt_lr", "val_accuracy"])
+    rates = {(run.prompt.prompt_px, run.recipe.prompt_lr) for _, run in shipped.runs_of("vp-tuned", found)}
+    assert rates == {(1, 2.0), (8, 2.0), (15, 2.0), (23, 2.0), (28, 4.0)}
+
+
+def test_a_search_tries_every_recipe_and_the_best_again_with_the_other_seeds(tmp_path):
+    """The rows of the search that ships, laid into its run folders as if they had just been made."""
+    for method in studies.SEARCH:
+        rows = tables.read_search(method)
+        for line in rows.to_dict("records"):
+            settings = {
+                name: line[name] for name in ("dataset", "prompt_px", "seed", *studies.SEARCH[method])
+            }
+            run = experiment.preset("embedded", method, **settings)
+            folder = run.folder(tmp_path)
+            folder.mkdir(exist_ok=True)
+            line = {**line, "prompt_px": int(line["prompt_px"]), "seed": int(line["seed"]), "key": run.key()}
+            runs.write_json(folder / "validated.json", line)
+        found, errors = shipped.search(method, 8, tmp_path)
+        assert errors == {}
+        ranked = tables.ranking(pd.DataFrame(found), method)
+        expected = tables.ranking(rows[rows["prompt_px"] == 8], method)
+        pd.testing.assert_frame_equal(ranked, expected, check_dtype=False)
+        assert {r["seed"] for r in found} == set(studies.SEARCH_SEEDS)
+        assert ranked["runs"][0] == len(CLASS_NAMES) * len(studies.SEARCH_SEEDS)
+        assert 0 < sum(ranked["runs"] == ranked["runs"][0]) < len(ranked)

@@ -1,19 +1,23 @@
+"""Eq. 2: the template is added where the regions are on, and nothing else happens to an image."""
+
 import pytest
 import torch
+from torch import nn
 
-from adavipro import masks
-from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator
+from adavipro import where
+from adavipro.baselines.controls import PatchPrompt
+from adavipro.io import generator
 from adavipro.method import AdaViPro
-from adavipro.prompts import FramePrompt, PatchPrompt, build_prompt
-from adavipro.seeds import generator
+from adavipro.prompts import FramePrompt
+from adavipro.where import EdgeDetector, MaskGenerator
+
+both_kinds = pytest.mark.parametrize("hard", [True, False])
 
 
-@pytest.fixture
-def model(rng) -> AdaViPro:
+def adavipro(rng, hard=False, **settings) -> AdaViPro:
     """AdaViPro on 56 px with regions of 8 px, its template covering the whole image."""
     prompt = FramePrompt(56, 28, generator=rng)
-    return AdaViPro(prompt, EdgeDetector(), MaskGenerator(56, 8, 4, generator=rng))
+    return AdaViPro(prompt, EdgeDetector(), MaskGenerator(56, 8, 4, hard=hard, generator=rng), **settings)
 
 
 def test_vp_adds_the_template_to_every_image(images, rng):
@@ -24,7 +28,8 @@ def test_vp_adds_the_template_to_every_image(images, rng):
     assert torch.equal(prompted.mask, torch.ones(4, 1, 56, 56))
 
 
-def test_template_is_added_where_the_region_is_on_and_nowhere_else(model, images, rng):
+def test_template_is_added_where_the_region_is_on_and_nowhere_else(images, rng):
+    model = adavipro(rng, hard=True)
     prompted = model(images, temperature=1.0, generator=rng)
     assert 0 < prompted.decisions.mean() < 1
     template = model.prompt()[0]
@@ -36,18 +41,19 @@ def test_template_is_added_where_the_region_is_on_and_nowhere_else(model, images
                 assert torch.equal(prompted.images[b, :, i, j], expected)
 
 
-@pytest.mark.parametrize("hard", [True, False])
-def test_training_samples_from_the_logits_of_the_edges_with_keyed_noise(model, images, hard):
-    model.hard = hard
+@both_kinds
+def test_training_samples_from_the_logits_of_the_edges_with_keyed_noise(images, rng, hard):
+    model = adavipro(rng, hard)
     prompted = model(images, temperature=2.0, generator=generator(0, "gumbel", 5))
     logits = model.masks(model.edges(images))
-    noisy = logits + masks.gumbel_noise(logits.shape, generator(0, "gumbel", 5))
+    noisy = logits + where.gumbel_noise(logits.shape, generator(0, "gumbel", 5))
     assert torch.equal(prompted.logits, logits)
     expected = noisy.argmax(1, keepdim=True).float() if hard else (noisy / 2.0).softmax(1)[:, 1:]
     torch.testing.assert_close(prompted.decisions, expected, rtol=0, atol=0 if hard else 1e-6)
 
 
-def test_inference_is_deterministic_and_takes_each_image_by_itself(model, images):
+def test_inference_is_deterministic_and_takes_each_image_by_itself(images, rng):
+    model = adavipro(rng)
     together = model(images)
     assert torch.equal(together.decisions, together.logits.argmax(1, keepdim=True).float())
     assert torch.equal(model(images).images, together.images)
@@ -65,12 +71,19 @@ def test_random_patch_moves_in_training_and_rests_in_inference(images, rng):
     assert torch.equal(vp(images, None, generator(0, "place", 1)).images, vp(images).images)
 
 
-@pytest.mark.parametrize("hard", [True, False])
-def test_training_reaches_template_and_generator(model, images, rng, hard):
-    model.hard = hard
-    model(images, 1.0, rng).images.square().sum().backward()
-    for name, p in model.named_parameters():
+@both_kinds
+def test_training_reaches_template_generator_and_image(images, rng, hard):
+    model, shown = adavipro(rng, hard), images.clone().requires_grad_()
+    prompted = model(shown, 1.0, rng)
+    prompted.images.square().sum().backward()
+    for name, p in [*model.named_parameters(), ("image", shown)]:
         assert 0 < p.grad.abs().max() < float("inf"), name
+
+
+def test_gradient_flows_through_the_edges_to_an_image_that_requires_one(images, rng):
+    shown = images.clone().requires_grad_()
+    adavipro(rng).region_logits(shown).square().sum().backward()
+    assert 0 < shown.grad.abs().max() < float("inf")
 
 
 def test_gradient_of_the_template_agrees_with_finite_differences(rng):
@@ -85,20 +98,53 @@ def test_gradient_of_the_template_agrees_with_finite_differences(rng):
     assert torch.autograd.gradcheck(prompted, model.prompt.values)
 
 
+@both_kinds
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_within_autocast_all_is_as_outside(clip, images, rng, hard, temperature):
+    """A caller's autocast is for what is the caller's: edges, logits, images and scores keep every bit."""
+    model = adavipro(rng, hard)
+    expected = model(images, temperature, generator(0, "gumbel"))
+    scores = clip(expected.images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(clip(expected.images), scores)
+        within = model(images, temperature, generator(0, "gumbel"))
+        half = model(images.bfloat16(), temperature, generator(0, "gumbel"))
+    assert half.logits.dtype == torch.float32
+    for found, wanted in zip(within, expected, strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted)
+
+
+def test_double_precision_is_kept(images, rng):
+    model, shown = adavipro(rng), images.double()
+    expected = model(images).logits
+    torch.testing.assert_close(model.double()(shown).logits, expected, rtol=1e-4, atol=1e-4)
+    assert model(shown).images.dtype == torch.float64
+
+
+def test_generator_in_bfloat16_gives_float32_logits_and_decisions(images, rng):
+    model = adavipro(rng)
+    expected = model(images, 1.0, generator(0, "gumbel"))
+    model.precision = torch.bfloat16
+    found = model(images, 1.0, generator(0, "gumbel"))
+    assert found.logits.dtype == found.decisions.dtype == found.images.dtype == torch.float32
+    assert not torch.equal(found.logits, expected.logits)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0.1, atol=0.05)
+
+
 @pytest.mark.parametrize(
-    ("kind", "image_px", "prompt_px", "region_px", "count"),
+    ("prompt", "region_px", "count"),
     [
-        ("frame", 224, 30, 32, 24),
-        ("frame", 224, 112, 32, 49),
-        ("frame", 56, 8, 8, 24),
-        ("frame", 56, 9, 8, 40),
-        ("fixed-patch", 56, 9, 8, 4),
-        ("random-patch", 56, 9, 8, 49),
+        (FramePrompt(224, 30), 32, 24),
+        (FramePrompt(224, 112), 32, 49),
+        (FramePrompt(56, 8), 8, 24),
+        (FramePrompt(56, 9), 8, 40),
+        (PatchPrompt(56, 9, "fixed"), 8, 4),
+        (PatchPrompt(56, 9, "random"), 8, 4),
     ],
 )
-def test_live_regions_hold_at_least_one_pixel_of_the_template(kind, image_px, prompt_px, region_px, count):
-    prompt = build_prompt(kind, image_px, prompt_px)
-    live = AdaViPro(prompt, EdgeDetector(), MaskGenerator(image_px, region_px, 1)).live_regions()
+def test_live_regions_hold_at_least_one_pixel_of_the_template(prompt, region_px, count):
+    live = AdaViPro(prompt, EdgeDetector(), MaskGenerator(prompt.image_px, region_px, 1)).live_regions()
     for i, row in enumerate(prompt.support.split(region_px)):
         for j, region in enumerate(row.split(region_px, dim=1)):
             assert live[i, j] == region.any()
@@ -109,9 +155,9 @@ def test_vp_has_one_live_region():
     assert AdaViPro(FramePrompt(56, 8)).live_regions().tolist() == [[True]]
 
 
-def test_temperature_without_generator_is_an_error(model, images):
+def test_temperature_without_generator_is_an_error(images, rng):
     with pytest.raises(ValueError, match="generator"):
-        model(images, temperature=1.0)
+        adavipro(rng)(images, temperature=1.0)
 
 
 @pytest.mark.parametrize("parts", [{"edges": EdgeDetector()}, {"masks": MaskGenerator(56, 8, 1)}])
@@ -121,6 +167,22 @@ def test_edges_without_masks_or_masks_without_edges_are_an_error(parts):
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 5, 5), (3, 1, 7, 7), (4, 2, 7, 7), (4, 7, 7)])
-def test_decisions_of_the_wrong_shape_are_an_error(model, images, shape):
+def test_decisions_of_the_wrong_shape_are_an_error(images, rng, shape):
     with pytest.raises(ValueError, match="decisions"):
-        model(images, decisions=torch.ones(shape))
+        adavipro(rng)(images, decisions=torch.ones(shape))
+
+
+def test_any_masks_that_decide_for_themselves_can_follow(images, rng):
+    class Checkerboard(nn.Module):
+        region_px = 28
+
+        def forward(self, edges):
+            return edges.new_zeros(len(edges), 2, 2, 2)
+
+        def decide(self, logits, temperature, generator):
+            return torch.eye(2).expand(len(logits), 1, 2, 2)
+
+    prompt = FramePrompt(56, 28, generator=rng)
+    added = AdaViPro(prompt, nn.Identity(), Checkerboard())(images).images - images
+    assert torch.equal(added[:, :, :28, 28:], torch.zeros(4, 3, 28, 28))
+    torch.testing.assert_close(added[0, :, :28, :28], prompt()[0, :, :28, :28])

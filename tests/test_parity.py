@@ -11,18 +11,18 @@ from helpers import small_splits
 from PIL import Image
 from torch import nn
 
-from adavipro import datasets, masks
-from adavipro.classifiers import FrozenClip
-from adavipro.decoding import to_tensor
-from adavipro.embedded.vocabulary import SYMBOLS
+from adavipro import datasets, models, where
+from adavipro.datasets.embedded.vocabulary import SYMBOLS
+from adavipro.datasets.images import to_tensor
+from adavipro.io import generator
 from adavipro.method import AdaViPro
+from adavipro.models import Network
 from adavipro.prompts import FramePrompt
-from adavipro.schedules import Recipe
-from adavipro.seeds import generator
-from adavipro.training import fit
+from adavipro.recipe import Recipe
+from adavipro.training import train
 
 TEMPLATE = "This is a photo of a {}"
-NAMES = ["annual crop land", "forest", "river"]
+NAMES = ["star", "arrow", "cloud"]
 
 
 def photograph() -> Image.Image:
@@ -37,7 +37,7 @@ def photograph() -> Image.Image:
 @pytest.mark.parametrize("name", ["small", "ViT-B-32-quickgelu"])
 def test_zero_shot_logits_are_open_clips_own(name, small_clip_folder):
     source, pretrained = (f"local-dir:{small_clip_folder}", None) if name == "small" else (name, "random")
-    ours = FrozenClip.load(source, NAMES, pretrained)
+    ours = models.load(Network(source, pretrained), NAMES)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         theirs, _, preprocess = open_clip.create_model_and_transforms(source)
@@ -116,53 +116,54 @@ def vps_loop(folder, template, images, labels, names, recipe, seed):
     return frames
 
 
-def test_twenty_steps_of_vp_are_those_of_vps_loop(small_clip_folder, tmp_path):
+def test_twenty_steps_of_vp_are_those_of_vps_loop(small_clip_folder):
     recipe, seed = Recipe(epochs=4, batch_size=10, prompt_lr=4.0, warmup_steps=6), 3
-    classifier = FrozenClip.load("small-clip", list(SYMBOLS))
+    classifier = models.load(Network(), list(SYMBOLS))
     prompt = FramePrompt(56, 8, generator=generator(seed, "template"))
     start = prompt().detach()
     with small_splits():
-        train, val = (datasets.load_split("sketches", split) for split in ("train", "val"))
-    images = classifier.normalise(train.images)
-    expected = vps_loop(small_clip_folder, start, images, train.labels, classifier.class_names, recipe, seed)
+        train_split, val_split = (datasets.load_split("sketches", split) for split in ("train", "val"))
+    images = classifier.normalise(train_split.images)
+    expected = vps_loop(
+        small_clip_folder, start, images, train_split.labels, classifier.class_names, recipe, seed
+    )
     ours = []
-    fit(
-        classifier, AdaViPro(prompt), train, val, recipe, seed, tmp_path, {}, progress_bar=False,
+    train(
+        classifier, AdaViPro(prompt), train_split, val_split, recipe, seed, progress_bar=False,
         watch=lambda method, history: ours.append(method.prompt().detach().clone()),
     )  # fmt: skip
     assert len(ours) == len(expected) == 4
-    assert -(-len(train) // recipe.batch_size) * recipe.epochs == 20
+    assert -(-len(train_split) // recipe.batch_size) * recipe.epochs == 20
     assert (expected[-1] - start).abs().max() > 0.01
     for found, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_bfloat16_moves_logits_by_less_than_a_hundredth_of_their_range(images):
-    classifier = FrozenClip.load("small-clip", NAMES)
+    classifier = models.load(Network(precision="bfloat16"), NAMES)
     shown = images.clone().requires_grad_()
-    expected = classifier(shown)
-    classifier.precision = torch.bfloat16
+    expected = models.load(Network(), NAMES)(shown)
     logits = classifier(shown)
     assert logits.dtype == torch.float32
     assert 0 < (logits - expected).abs().max() < 0.01 * classifier.scale
     logits.logsumexp(1).sum().backward()
     assert shown.grad.isfinite().all()
     assert shown.grad.dtype == torch.float32
-    classifier.precision = torch.float32
-    assert torch.equal(classifier(shown), expected)
 
 
 def test_decisions_are_float32_whatever_the_precision_of_what_they_are_made_from(rng):
     logits, noise = torch.randn(2, 4, 2, 7, 7, generator=rng).bfloat16()
-    expected = masks.decide(logits.float(), 0.1, noise.float(), hard=False)
+    expected = where.decide(logits.float(), 0.1, noise.float())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(masks.decide(logits, 0.1, noise, hard=False), expected)
+        assert torch.equal(where.decide(logits, 0.1, noise), expected)
 
 
-def test_a_compiled_tower_scores_the_same_under_the_same_names(images):
-    plain, compiled = (FrozenClip.load("small-clip", NAMES) for _ in range(2))
+def test_a_compiled_tower_scores_the_same_under_the_same_names(images, monkeypatch):
     # torch's default backend takes a minute of a C++ compiler; this one traces and differentiates as that one does.
-    compiled.compile_tower("aot_eager")
+    compile_with = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compile_with(network, backend="aot_eager"))
+    plain, compiled = (models.load(Network(compile=wanted), NAMES) for wanted in (False, True))
+    assert compiled.network._compiled_call_impl is not None
     shown = [images.clone().requires_grad_() for _ in range(2)]
     expected, logits = plain(shown[0]), compiled(shown[1])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())

@@ -1,13 +1,15 @@
 """The series runner on small notebooks of its own: what is finished, what failed, what is kept."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from helpers import write_notebook
 
-from adavipro import series
+from adavipro.lessons import series
 
 PARAMETERS = "seed = 0\nruns = None\nout = None"
 FINISH = """
@@ -50,7 +52,7 @@ def test_outputs_do_not_change_a_notebooks_key(tmp_path):
 def test_an_end_without_a_result_is_a_failure_and_what_there_is_stays(tmp_path):
     notebook = write(tmp_path, "00_bad", "print('so far')", "import sys; sys.exit(0)", FINISH)
     failed = series.rerun(notebook, tmp_path / "runs", {}, limit_s=60)
-    assert "ended without a result" in str(failed.error)
+    assert "ended without result.json" in str(failed.error)
     assert not series.finished(failed.folder)
     assert "so far" in (failed.folder / "failed.ipynb").read_text()
     assert not (failed.folder / "notebook.ipynb").exists()
@@ -77,13 +79,25 @@ def test_the_series_is_in_order_and_a_wheel_without_notebooks_says_so(monkeypatc
         series.series()
 
 
-def test_a_papermill_that_was_killed_after_the_result_is_a_failure(tmp_path):
-    kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)"
+def test_a_kernel_that_was_killed_after_the_result_is_a_failure(tmp_path):
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     notebook = write(tmp_path, "00_late", FINISH, kill)
     failed = series.rerun(notebook, tmp_path / "runs", {})
     assert failed.error
     assert (failed.folder / "result.json").exists()
     assert not series.finished(failed.folder)
+
+
+def test_two_that_want_the_same_do_it_once(tmp_path):
+    notebook = write(tmp_path, "00_fine", "import time; time.sleep(1)", FINISH)
+    code = "from pathlib import Path; from adavipro.lessons import series; "
+    code += f"print(series.rerun(Path({str(notebook)!r}), Path({str(tmp_path / 'runs')!r}), {{}}).repeated)"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert sorted(told) == ["False", "True"]
+    assert (tmp_path / "runs" / "log").read_text() == "x"
 
 
 def test_data_that_ship_are_part_of_the_key(tmp_path, monkeypatch):

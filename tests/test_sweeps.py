@@ -1,160 +1,209 @@
-import contextlib
-import csv
+"""Sweeps on workers of this machine: real runs on thirty pictures, a kernel each."""
+
 import json
-from unittest import mock
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+import torch
+import yaml
 from helpers import draw_splits, small_splits, tiny
 
-from adavipro import baselines, datasets, machines, presets, sheets, sweeps
-from adavipro.settings import SettingError
+from adavipro import experiment
+from adavipro.recipe import SettingError
+from adavipro.report import results
+from adavipro.sweeps import cluster, grids, runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
+TABLES = Path(__file__).parents[1] / "tables"
 
 
-def test_grid_goes_seed_by_seed_after_one_zero_shot_run_a_data_set():
-    runs = sweeps.grid(["digits", "letters"], ["zero-shot", "vp", "adavipro"], [8, 28], [5, 6])
-    assert [(r.method, r.dataset) for r in runs[:2]] == [("zero-shot", "digits"), ("zero-shot", "letters")]
-    assert [(r.seed, r.dataset, r.prompt_px, r.method) for r in runs[2:]] == [
-        (seed, name, px, method)
-        for seed in (5, 6)
-        for name in ("digits", "letters")
-        for px in (8, 28)
-        for method in ("vp", "adavipro")
-    ]
-    for run in runs:
-        assert run == presets.preset(
-            "embedded", run.method, dataset=run.dataset, prompt_px=run.prompt_px, seed=run.seed
-        )
+# --- Workers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["vp", "adavipro"])
-def test_candidates_are_every_recipe_on_every_data_set_with_seeds_that_never_report(method):
-    runs, space = sweeps.candidates(method, 8, presets.SEARCH_SEEDS), presets.SEARCH[method]
-    tried = {tuple(getattr(run, name) for name in space) for run in runs}
-    assert len(tried) == len(runs) / (len(datasets.CLASS_NAMES) * len(presets.SEARCH_SEEDS))
-    for name, values in space.items():
-        assert {getattr(run, name) for run in runs} == set(values)
-    assert len({run.key() for run in runs}) == len(runs)
-    assert {(run.method, run.prompt_px) for run in runs} == {(method, 8)}
-    assert {run.seed for run in runs} == set(presets.SEARCH_SEEDS)
-    assert not set(presets.SEARCH_SEEDS) & set(presets.REPORT_SEEDS)
+def test_the_cores_that_we_may_use_are_shared_out():
+    cores = len(os.sched_getaffinity(0))
+    assert cluster.shares(None, "cpu") == [{"OMP_NUM_THREADS": "1"}] * cores
+    assert cluster.shares(1, "cpu") == [{"OMP_NUM_THREADS": str(cores)}]
+    assert cluster.shares(2 * cores, "cpu") == [{"OMP_NUM_THREADS": "1"}] * 2 * cores
+    asked = "from adavipro.sweeps.cluster import shares\nprint(shares(None, 'cpu'))"
+    one_core = f"import os\nos.sched_setaffinity(0, {{0}})\n{asked}"
+    told = subprocess.run([sys.executable, "-c", one_core], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[{'OMP_NUM_THREADS': '1'}]"
+    with pytest.raises(SettingError, match="workers is 0, but it must be at least 1"):
+        cluster.shares(0, "cpu")
 
 
-@pytest.mark.parametrize(("px", "final"), [(8, {2.0, 4.0}), (15, set())])
-def test_search_runs_the_best_again_with_the_other_seeds_at_the_default_width(
-    px, final, monkeypatch, tmp_path
-):
-    accuracies = {1.0: 0.58, 2.0: 0.594, 4.0: 0.60, 8.0: 0.589, 16.0: 0.5}
-    asked = []
-
-    def validate(runs, work, root, workers):
-        assert (work, root, workers) == ("validate", tmp_path, 3)
-        asked.append({(r.seed, r.prompt_lr, r.prompt_px) for r in runs})
-        return [
-            {"prompt_px": r.prompt_px, "prompt_lr": r.prompt_lr, "val_accuracy": accuracies[r.prompt_lr]}
-            for r in runs
-        ], {}
-
-    monkeypatch.setattr(sweeps, "sweep", validate)
-    rows, errors = sweeps.search("vp", px, tmp_path, workers=3)
-    first, *others = presets.SEARCH_SEEDS
-    assert asked[0] == {(first, rate, px) for rate in accuracies}
-    assert set().union(*asked[1:]) == {(seed, rate, px) for seed in others for rate in final}
-    assert len(rows) == 4 * (5 + len(final) * len(others))
-    assert errors == {}
-    best = sweeps.ranking(rows, "vp")[0]
-    assert best == {
-        "prompt_px": str(px),
-        "prompt_lr": "4.0",
-        "runs": str(4 * (1 + bool(final))),
-        "mean val (%)": "60.00",
-    }
+def test_each_gpu_has_a_worker_and_more_workers_share_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    with pytest.raises(
+        SettingError, match="device is 'cuda', but sweeps take cpu or, where torch finds a GPU, cuda"
+    ):
+        cluster.shares(None, "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for workers, gpus in ((None, ["1", "3"]), (1, ["1"]), (3, ["1", "3", "1"])):
+        assert [share["CUDA_VISIBLE_DEVICES"] for share in cluster.shares(workers, "cuda")] == gpus
+    with pytest.raises(SettingError, match="device is 'cuda:1', but sweeps take cpu or"):
+        cluster.shares(None, "cuda:1")
 
 
-def test_one_run_fails_the_rest_complete_and_nothing_finished_is_repeated(tmp_path, monkeypatch):
-    pictures = f"folder:{draw_splits(tmp_path / 'pictures')}"
-    runs = [
-        tiny("zero-shot", dataset=pictures),
-        tiny("vp", dataset=pictures, prompt_lr=1e30),
-        baselines.Baseline(pictures, "linear-probe"),
-    ]
-    root = tmp_path / "runs"
-    rows, errors = sweeps.sweep(runs, "report", root, workers=2, limit_s=300)
-    folders = [run.folder(root) for run in runs]
-    assert list(errors) == [folders[1].name]
-    assert errors[folders[1].name].startswith("TrainingDiverged: the loss is not finite at step ")
-    failed = json.loads((folders[1] / "failed.json").read_text())
-    assert failed["error"] == errors[folders[1].name]
-    assert str(sheets.NOTEBOOK) in failed["command"]
-    assert (folders[1] / "failed.ipynb").exists()
-    assert [row["key"] for row in rows] == [runs[0].key(), runs[2].key()]
-    result = json.loads((folders[0] / "result.json").read_text())
-    assert {name: rows[0][name] for name in ("test_accuracy", "parameters", "steps")} == {
-        name: result[name] for name in ("test_accuracy", "parameters", "steps")
-    }
-    for folder in (folders[0], folders[2]):
-        cells = nbformat.read(folder / "notebook.ipynb", 4).cells
-        assert not list(folder.glob("*running*")) + list(folder.glob("failed*"))
-        assert [c.execution_count for c in cells if c.cell_type == "code"]
+def test_without_a_scheduler_one_sentence_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    jobs = {Path("run"): {}}
+    with pytest.raises(
+        SettingError, match=r"no Dask scheduler with workers is at 'tcp://127.0.0.1:1'.*start `dask"
+    ):
+        list(cluster.execute_all(runs.NOTEBOOK, jobs, "proof", scheduler="tcp://127.0.0.1:1"))
+    with pytest.raises(SettingError, match=r"workers is 2, but the cluster at tcp://127.0.0.1:1 has its own"):
+        list(cluster.execute_all(runs.NOTEBOOK, jobs, "proof", workers=2, scheduler="tcp://127.0.0.1:1"))
+
+
+# --- Runs -----------------------------------------------------------------------------------------------------------
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which a process and all below it listen."""
+    found = [process, *process.children(recursive=True)]
+    return {c.laddr.ip for p in found for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+
+def test_a_table_runs_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatch):
+    """One sweep for many checks: rows, errors, files, and that calling it again repeats nothing."""
+    pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
+    root, out, before = tmp_path / "runs", tmp_path / "tables" / "own.csv", dict(os.environ)
+    heard, execute_all = set(), cluster.execute_all
+
+    def execute_and_listen(*args, **how):
+        for ended in execute_all(*args, **how):
+            heard.update(listening(psutil.Process()))
+            yield ended
+
+    monkeypatch.setattr(cluster, "execute_all", execute_and_listen)
+    values = {"prompt_lr": [1e30]}  # at this rate the loss is not finite
+    grid = grids.Grid("own", [pictures], ["linear-probe", "vp"], [8], [3], "embedded", values=values)
+    rows, errors = grids.sweep_table(grid, root, out, workers=2, limit_s=300)
+    assert heard == {"127.0.0.1"}
+    assert {name: os.environ.get(name) for name in before} == before
+
+    ((name, error),) = errors.items()
+    assert error.startswith("TrainingDiverged: the loss is not finite at step ")
+    failed = json.loads((root / name / "failed.json").read_text())
+    assert failed["error"] == error
+    assert f"papermill -k python3 {runs.NOTEBOOK}" in failed["command"]
+    assert "prompt_lr" in failed["command"]
+    assert (root / name / "failed.ipynb").exists()
+
+    (row,) = rows
+    assert set(row) == {"study", "value", "recipe", *runs.COLUMNS}
+    assert (row["study"], row["value"], row["method"]) == ("prompt_lr", "", "linear-probe")
+    assert row["setting"].startswith("penalty=")
+    (folder,) = root.glob(f"*-{row['key']}")
+    assert row["test_accuracy"] == json.loads((folder / "result.json").read_text())["test_accuracy"]
+    cells = nbformat.read(folder / "notebook.ipynb", 4).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert not list(folder.glob("failed*")) + list(folder.glob("running*"))
+    assert results.read(out)["key"].tolist() == [row["key"]]
 
     def times():
         return {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
 
-    def start(*_):
-        raise AssertionError("a finished grid starts no cluster")
-
-    before = times()
-    monkeypatch.setattr(machines, "cluster", start)
-    assert sweeps.sweep([runs[0], runs[2]], "report", root) == (rows, {})
-    assert times() == before
+    made = times()
+    monkeypatch.setattr(cluster, "cluster", None)  # a finished grid starts none
+    assert grids.sweep_table(grid.narrowed({"methods": ["linear-probe"]}), root) == (rows, {})
+    assert times() == made
 
 
-def test_what_a_failure_left_goes_when_the_run_succeeds(tmp_path, monkeypatch):
-    run = tiny("zero-shot")
-    folder = run.folder(tmp_path)
-    monkeypatch.setattr(machines, "cluster", lambda *_: contextlib.nullcontext(mock.Mock(dashboard_link="")))
-    monkeypatch.setattr(machines, "execute_all", lambda c, r, jobs, ended: ended(*jobs, "it was killed"))
-    assert sweeps.sweep([run], "report", tmp_path) == ([], {folder.name: "it was killed"})
-    assert (folder / "failed.json").exists()
+def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_them(tmp_path, monkeypatch):
+    def execute_here(notebook, jobs, proof, device):
+        for folder, given in jobs.items():
+            run = experiment.Experiment.of(**json.loads(given["settings"]))
+            runs.work_on(run, given["work"], Path(given["root"]), device)
+            yield folder, None
 
-    def succeed(client, root, jobs, ended):
-        with small_splits():
-            sheets.work_on(run, "report", root, "cpu")
-        ended(*jobs, "stopped after 5 s")  # while it waited for another process that did the run
+    monkeypatch.setattr(cluster, "execute_all", execute_here)
+    pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
+    whole = grids.Grid(
+        "own", [pictures], ["random-masks", "adavipro"], [8], [0], "embedded", values={"epochs": [1]}
+    )
+    alone = whole.narrowed({"methods": ["random-masks"]})
+    rows, errors = grids.sweep_table(alone, tmp_path)
+    ((name, error),) = errors.items()
+    assert (rows, error.partition(",")[0]) == ([], "it takes its share of regions from this run")
+    (learned, random), errors = grids.sweep_table(whole, tmp_path)
+    assert (learned["method"], random["method"], errors) == ("adavipro", "random-masks", {})
+    assert name == f"random-masks beside folder-pictures-adavipro-8px-seed0-{learned['key']}"
+    (folder,) = tmp_path.glob(f"*-{random['key']}")
+    settings = json.loads((folder / "result.json").read_text())["settings"]
+    share = min(max(round(learned["share_on"], 2), 0.01), 0.99)
+    assert (settings["where"], settings["random_share"], settings["epochs"]) == ("random", share, 1)
+    assert grids.sweep_table(alone, tmp_path) == ([random], {})
 
-    monkeypatch.setattr(machines, "execute_all", succeed)
-    rows, errors = sweeps.sweep([run], "report", tmp_path)
-    assert ([row["key"] for row in rows], errors) == ([run.key()], {})
-    assert not (folder / "failed.json").exists()
 
-
-def test_without_the_sheet_one_sentence_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(sheets, "NOTEBOOK", tmp_path / "run.ipynb")
-    with pytest.raises(SettingError, match=r"there is no notebook .*run.ipynb: install the project again"):
-        sweeps.sweep([tiny("zero-shot")], "report", tmp_path)
-
-
-def test_search_row_comes_from_validation_and_leaves_test_alone(tmp_path, monkeypatch):
-    asked, load_split, run = set(), datasets.load_split, tiny("adavipro", epochs=2)
-
-    def load(name, split, image_px):
-        asked.add(split)
-        full = load_split(name, split, image_px)
-        return datasets.Split(full.images[:32], full.objects[:32], full.labels[:32])
-
-    monkeypatch.setattr(datasets, "load_split", load)
-    row = sheets.work_on(run, "validate", tmp_path, "cpu")
+def test_a_run_is_validated_without_the_test_split(tmp_path, monkeypatch):
+    run, asked = tiny("adavipro", epochs=2), set()
+    with small_splits():
+        load = experiment.datasets.embedded.Drawn.load
+        monkeypatch.setattr(
+            experiment.datasets.embedded.Drawn,
+            "load",
+            lambda self, split, px: asked.add(split) or load(self, split, px),
+        )
+        row = runs.work_on(run, "validate", tmp_path, "cpu")
     assert asked == {"train", "val"}
+    folder = run.folder(tmp_path)
+    accuracies = [float(a) for a in results.pd.read_csv(folder / "metrics.csv")["val_accuracy"]]
+    assert (row["val_accuracy"], row["last_val_accuracy"]) == (max(accuracies), accuracies[-1])
+    assert (row["prompt_lr"], row["generator_lr"], row["key"]) == (4.0, 0.1, run.key())
     assert not any("test" in name for name in row)
-    lines = (run.folder(tmp_path) / "metrics.csv").read_text().splitlines()
-    accuracies = [float(line["val_accuracy"]) for line in csv.DictReader(lines)]
-    assert row["val_accuracy"] == max(accuracies)
-    assert row["last_val_accuracy"] == accuracies[-1]
-    assert row["key"] == run.key()
-    assert sheets.finished_row(run, "validate", tmp_path) == row
-    assert sheets.finished_row(run, "report", tmp_path) is None
-    assert {name: row[name] for name in presets.SEARCH["adavipro"]} == {
-        name: getattr(run, name) for name in presets.SEARCH["adavipro"]
-    }
+    assert runs.work_on(run, "validate", tmp_path, "cpu") == runs.finished_row(run, "validate", folder) == row
+    assert runs.finished_row(run, "report", folder) is None
+    with pytest.raises(SettingError, match="work is 'reprot', but it must be one of: report, validate"):
+        runs.work_on(run, "reprot", tmp_path, "cpu")
+
+
+# --- Slurm ----------------------------------------------------------------------------------------------------------
+
+# As far as it is needed here: a job is a process group, and its script is copied when it is handed in.
+SBATCH = """#!/bin/sh
+cp "$1" "$0-$$.job"
+setsid sh "$0-$$.job" > "$0-$$.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+for job; do kill -TERM -- "-$job" 2> /dev/null; done
+exit 0
+"""
+
+
+def test_a_table_runs_in_jobs_of_slurm(tmp_path):
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(script)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
+    table = tmp_path / "table.yaml"
+    said = {"table": "x", "world": "embedded", "datasets": [pictures], "methods": ["adavipro"]}
+    said |= {"prompt_px": [8], "seeds": [0], "values": {"epochs": [1]}}
+    table.write_text(yaml.safe_dump(said))
+    command = [sys.executable, TABLES / "slurm.py", table, "--root", tmp_path / "runs", "--interface", "lo"]
+    done = subprocess.run(
+        [*command, "--cores", "1", "--queue", "short", "--gpus", "0"],
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "runs" / "tables" / "table.csv")
+    (row,) = results.read(tmp_path / "runs" / "tables" / "table.csv").to_dict("records")
+    assert (row["dataset"], row["method"]) == (pictures, "adavipro")
+    (job,) = (tmp_path / "bin").glob("*.job")
+    assert {"#SBATCH -p short", "#SBATCH --cpus-per-task=1", "export OMP_NUM_THREADS=1"} <= set(
+        job.read_text().splitlines()
+    )

@@ -1,205 +1,302 @@
-import itertools
+import csv
+import math
 import statistics
-from collections import Counter
+import subprocess
+import sys
 
+import open_clip
+import pandas as pd
 import pytest
-from scipy import stats
+import torch
+from torch import nn
 
-from adavipro import datasets, effects, studies, sweeps, tables
-from adavipro.presets import SEARCH, SEARCH_SEEDS, preset
-from adavipro.settings import SettingError
+from adavipro import experiment
+from adavipro.datasets import embedded
+from adavipro.prompts import FramePrompt
+from adavipro.recipe import SettingError
+from adavipro.report import studies, tables
+from adavipro.report.results import BASELINES, CONTROLS, EMBEDDED, Estimate
+from adavipro.where import MaskGenerator
 
-
-def rows_of(dataset, method, prompt_px, accuracies):
-    return [
-        {"dataset": dataset, "method": method, "prompt_px": prompt_px, "test_accuracy": a} for a in accuracies
-    ]
-
-
-ROWS = [
-    *rows_of("letters", "zero-shot", None, [0.5]),
-    *rows_of("letters", "vp", 8, [0.5, 0.6, 0.7]),
-    *rows_of("letters", "vp", 28, [0.25, 0.25]),
-    *rows_of("digits", "adavipro", 8, [0.625]),
-]
+T = {1: 12.706205, 2: 4.302653, 4: 2.776445, 7: 2.364624, 11: 2.200985}  # 97.5 % quantiles of Student's t
+NAMES = ("digits", "letters", "sketches", "textures")
+PLACE = ("dataset", "method", "prompt_px", "seed")
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 10, 20])
-def test_interval_is_scipys(n):
-    values = [60.0 + 1.7 * i**1.5 for i in range(n)]
-    low, high = stats.t.interval(0.95, n - 1, loc=statistics.fmean(values), scale=stats.sem(values))
-    assert tables.confidence_half_width(values) == pytest.approx((high - low) / 2, rel=5e-4)
+def interval(values):
+    """Mean and half the width of the 95 % interval, as an estimate of the module's must be."""
+    half = None
+    if len(values) > 1:
+        half = pytest.approx(T[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5, rel=1e-5)
+    return (pytest.approx(statistics.fmean(values)), half)
 
 
-def test_interval_of_many_values_is_a_little_wider_and_of_one_there_is_none():
-    values = [float(i) for i in range(60)]
-    low, high = stats.t.interval(0.95, 59, scale=stats.sem(values))
-    assert (high - low) / 2 < tables.confidence_half_width(values) < 1.06 * (high - low) / 2
-    assert tables.confidence_half_width([1.0]) is None
-
-
-def test_summary_is_mean_and_interval_in_percent_of_each_group():
-    assert tables.summarise(ROWS) == [
-        {
-            "dataset": dataset,
-            "method": method,
-            "prompt_px": px,
-            "seeds": seeds,
-            "mean": mean,
-            "ci95": interval,
+def read(path, column="test_accuracy"):
+    """A column of a file in percent, by study, value, data set, method, width and seed: by the standard library."""
+    with path.open(newline="") as file:
+        return {
+            (r["study"], r.get("value", ""), r["dataset"], r["method"], r["prompt_px"], r["seed"]): 100
+            * float(r[column])
+            for r in csv.DictReader(file)
+            if r[column]
         }
-        for dataset, method, px, seeds, mean, interval in [
-            ("letters", "zero-shot", "", 1, "50.00", ""),
-            ("letters", "vp", "8", 3, "60.00", "24.84"),  # 4.303 x 10 / sqrt(3)
-            ("letters", "vp", "28", 2, "25.00", "0.00"),
-            ("digits", "adavipro", "8", 1, "62.50", ""),
-        ]
-    ]
 
 
-def test_summary_is_the_same_for_rows_read_from_a_file_and_skips_what_is_blank():
-    text = [{k: "" if v is None else str(v) for k, v in row.items()} for row in ROWS]
-    assert tables.summarise([*text, {**text[0], "test_accuracy": ""}]) == tables.summarise(ROWS)
-
-
-def test_matrix_has_a_line_a_method_and_a_column_a_width():
-    markdown = tables.to_markdown(tables.accuracy_matrix(ROWS)).splitlines()
-    assert markdown == [
-        "| dataset | method | 8 px | 28 px |",
-        "| --- | --- | --- | --- |",
-        "| digits | adavipro | 62.5 |  |",
-        "| letters | zero-shot | 50.0 | 50.0 |",
-        "| letters | vp | 60.0 ± 24.8 | 25.0 ± 0.0 |",
-    ]
-
-
-def test_mean_over_data_sets_is_taken_seed_by_seed_where_no_data_set_is_missing():
+def by_seed(found, study, value, names, method, px):
+    """Mean over data sets for each seed."""
     cells = [
-        ("digits", 0, 0.5),
-        ("letters", 0, 0.7),
-        ("digits", 1, 0.6),
-        ("letters", 1, 0.9),
-        ("digits", 2, 0.1),
+        {seed: v for (s, val, name, m, w, seed), v in found.items() if (s, name, m, w) == (study, n, method, px)
+         and value in (None, val)}
+        for n in names
+    ]  # fmt: skip
+    return {seed: statistics.fmean(cell[seed] for cell in cells) for seed in cells[0]}
+
+
+# --- Against the files that ship, computed anew ---------------------------------------------------------------------
+
+
+def test_table_2_is_mean_and_interval_over_seeds_of_every_cell():
+    found = read(EMBEDDED)
+    table = tables.table("2").set_index(["dataset", "method"])
+    assert list(table.index) == [
+        (name, method) for name in (*NAMES, "mean") for method in ("zero-shot", "vp", "vp-tuned", "adavipro")
     ]
-    rows = [
-        {"dataset": d, "method": "vp", "prompt_px": 8, "seed": s, "test_accuracy": a} for d, s, a in cells
-    ]
-    means = [r for r in tables.with_mean(rows) if r["dataset"] == "mean"]
-    assert [(r["seed"], r["test_accuracy"]) for r in means] == [
-        (0, pytest.approx(0.6)),
-        (1, pytest.approx(0.75)),
-    ]
-    line = tables.accuracy_matrix(rows)[-1]
-    assert line == {"dataset": "mean", "method": "vp", "8 px": "67.5 ± 95.3"}  # 12.706 x 7.5
-    one_set = [r for r in rows if r["dataset"] == "digits"]
-    assert tables.with_mean(one_set) == one_set
+    for (name, method), line in table.iterrows():
+        names = NAMES if name == "mean" else [name]
+        for px, cell in line.items():
+            width = "" if method == "zero-shot" else px.removesuffix(" px")
+            study, own = ("vp-tuned", "vp") if method == "vp-tuned" else ("main", method)
+            assert cell[:2] == interval(list(by_seed(found, study, None, names, own, width).values()))
 
 
-def test_vp_tuned_for_each_width_stands_beside_vp_and_ablations_stay_out():
-    row = {"dataset": "digits", "method": "vp", "prompt_px": 8, "seed": 0, "test_accuracy": 0.5}
-    rows = [{**row, "study": study} for study in ("main", "vp-tuned", "edges")]
-    kept = tables.of_studies(rows, "main", "vp-tuned")
-    assert [line["method"] for line in tables.accuracy_matrix(kept)] == ["vp", "vp-tuned"]
-    assert tables.of_studies([row], "main") == [row]
+def test_table_1_has_a_line_a_method_and_a_column_a_data_set():
+    found = read(EMBEDDED) | read(BASELINES)
+    table = tables.table("1").set_index("method")
+    assert list(table) == [*NAMES, "mean"]
+    methods = {
+        "zero-shot": ("zero-shot", ""), "linear probe": ("linear-probe", ""), "full fine-tuning": ("fine-tune", ""),
+        "VP": ("vp", "8"), "AdaViPro": ("adavipro", "8"),
+    }  # fmt: skip
+    assert list(table.index) == list(methods)
+    for title, (method, px) in methods.items():
+        for name, cell in table.loc[title].items():
+            names = NAMES if name == "mean" else [name]
+            assert cell[:2] == interval(list(by_seed(found, "main", "", names, method, px).values()))
 
 
-def test_ablation_pairs_each_run_with_the_recipes_own_of_the_same_data_set_and_seed():
-    def rows(study, value, accuracies, method="adavipro"):
-        cells = [("digits", 0), ("digits", 1), ("letters", 0), ("letters", 1)]
-        return [
-            {
-                "study": study, "value": value, "dataset": d, "method": method, "prompt_px": 28, "seed": s,
-                "test_accuracy": a,
-            }
-            for (d, s), a in zip(cells, accuracies, strict=True)
-        ]  # fmt: skip
-
-    found = rows("edges", "True", [0.6, 0.7, 0.3, 0.4]) + rows("edges", "False", [0.59, 0.67, 0.29, 0.37])
-    head = {"method": "adavipro", "frame (px)": "28"}
-    # differences -1, -3, -1, -3: mean -2, 3.182 x deviation 1.155 / 2
-    assert tables.ablation_matrix(found, "edges", "True") == [
-        {**head, "edges": "True", "digits": "65.0", "letters": "35.0", "mean": "50.0", "difference": ""},
-        {
-            **head,
-            "edges": "False",
-            "digits": "63.0",
-            "letters": "33.0",
-            "mean": "48.0",
-            "difference": "-2.0 ± 1.8",
-        },
-    ]
-    found = rows("main", "", [0.5, 0.5, 0.5, 0.5]) + rows("main", "", [0.1] * 4, "vp")
-    found += rows("random_share", "0.35", [0.4, 0.4, 0.4, 0.4])
-    lines = tables.ablation_matrix(found, "random_share", "learned")
-    assert [(line["random_share"], line["mean"], line["difference"]) for line in lines] == [
-        ("learned", "50.0", ""),
-        ("random", "40.0", "-10.0 ± 0.0"),
-    ]
+def runs(found, study, value, method, px):
+    """Accuracy by data set and seed; learned masks where random ones ran too, which have as many values as shares."""
+    if value == "learned":
+        cells = runs(found, study, "random", method, px)
+        return {cell: v for cell, v in runs(found, "main", "", method, px).items() if cell in cells}
+    return {
+        (name, seed): v
+        for (s, own, name, m, w, seed), v in found.items()
+        if (s, m, w) == (study, method, px) and value in (own, "random")
+    }
 
 
-def test_unknown_world_lists_those_that_ship():
-    with pytest.raises(ValueError, match="world is 'paper', but results ship for: embedded"):
-        tables.read_results("paper")
+@pytest.mark.parametrize("name", [*studies.TABLES, "where"])
+def test_an_ablation_pairs_each_run_with_the_recipes_own_of_the_same_data_set_and_seed(name):
+    study, found = studies.TABLES.get(name, "where"), read(CONTROLS if name == "where" else EMBEDDED)
+    own = "adavipro" if name == "where" else str(studies.own_value(study))
+    for line in tables.table(name).to_dict("records"):
+        px, value = str(line["frame (px)"]), line[study]
+        if name == "where":
+            ours, theirs = (runs(found, "main", "", method, px) for method in (value, own))
+        else:
+            ours, theirs = (runs(found, study, v, line["method"], px) for v in (value, own))
+        assert line["mean"][0] == pytest.approx(statistics.fmean(ours.values()))
+        for data_set in NAMES:
+            accuracies = [v for (d, _), v in ours.items() if d == data_set]
+            assert line[data_set] == (pytest.approx(statistics.fmean(accuracies)), None, 1)
+        if value == own:
+            assert str(line["difference"]) == ""
+        else:
+            assert line["difference"][:2] == interval([v - theirs[cell] for cell, v in ours.items()])
 
 
-# --- What ships ----------------------------------------------------------------------------------------------------
+def test_effects_of_the_shipped_results_are_differences_seed_by_seed():
+    found = read(EMBEDDED)
+    vp, adavipro = (by_seed(found, "main", "", NAMES, method, "15") for method in ("vp", "adavipro"))
+    told = tables.table("effects").set_index("effect")["points"]
+    assert told["AdaViPro over VP at 15 px"][:2] == interval([adavipro[seed] - vp[seed] for seed in vp])
+    assert str(told["AdaViPro over VP at 15 px"]) == "11.3 ± 1.6"  # 11.255, which rounded twice is 11.2
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    return tables.read_results("embedded")
+def test_masks_are_told_with_the_cover_of_the_data_sets_that_know_their_objects():
+    table = tables.table("masks").set_index("frame (px)")
+    cover, shares = read(EMBEDDED, "object_cover"), read(EMBEDDED, "share_on")
+    told = {
+        "regions on": (shares, NAMES, "adavipro"), "object cover": (cover, NAMES[:3], "adavipro"),
+        "VP's object cover": (cover, NAMES[:3], "vp"),
+    }  # fmt: skip
+    for px, line in table.iterrows():
+        for column, (found, names, method) in told.items():
+            assert line[column][:2] == interval(
+                [*by_seed(found, "main", "", names, method, str(px)).values()]
+            )
+        assert line["collapsed runs"] == "0 of 20"
 
 
-def test_shipped_results_hold_every_run_of_every_study_under_todays_presets_and_weights(shipped):
-    searched = tables.read_rows(tables.SEARCHED_VP)
-    for study in studies.STUDIES:
-        main = tables.of_studies(shipped, "main")
-        wanted = {run.key(): str(value) for value, run in studies.runs_of(study, main, searched)}
-        found = tables.of_studies(shipped, study)
-        assert {r["key"]: r["value"] for r in found} == wanted, (
-            f"{study}: run `adavipro sweep --studies {study}`"
-        )
-        assert len(found) == len(wanted)
+def count(module):
+    return sum(p.numel() for p in module.parameters())
 
 
-def test_main_results_have_five_seeds_for_every_data_set_method_and_width(shipped):
-    main = tables.of_studies(shipped, "main")
-    cells = Counter((r["dataset"], r["method"], r["prompt_px"]) for r in main if r["method"] != "zero-shot")
-    grid = itertools.product(datasets.CLASS_NAMES, ("vp", "adavipro"), ("1", "8", "15", "23", "28"))
-    assert cells == dict.fromkeys(grid, 5)
+def test_what_methods_learn_at_the_papers_sizes_is_counted_on_the_modules():
+    e = experiment.preset("paper", "adavipro")
+    sizes = open_clip.get_model_config(e.network.model)
+    image_px = sizes["vision_cfg"]["image_size"]
+    with torch.device("meta"):  # shapes, and no memory
+        tower = open_clip.CLIP(**sizes).visual
+        masks = MaskGenerator(image_px, e.masks.region_px, e.masks.generator_width, e.masks.edge_channels)
+        probes = [nn.Linear(sizes["embed_dim"], classes) for classes in (10, 397)]
+    frame = count(FramePrompt(image_px, e.prompt.prompt_px))
+    assert {
+        "zero-shot": (0,), "linear-probe": tuple(map(count, probes)), "fine-tune": (count(tower),), "vp": (frame,),
+        "adavipro": (frame + count(masks),),
+    } == tables.PAPER_PARAMETERS  # fmt: skip
+    table = tables.table("3").set_index("method").map(str)
+    assert table.loc["zero-shot"].tolist() == ["0", "", "0", ""]
+    assert table.loc["linear probe"].tolist() == ["650 to 1,950", "7", "5,130 to 203,661", ""]
+    assert table.loc["AdaViPro"].tolist() == ["7,106", "20", "202,706", "VP's + 0.13 M"]
 
 
 @pytest.mark.parametrize("method", ["vp", "adavipro"])
 def test_recipe_is_the_best_of_the_search_on_validation(method):
     """Of those that ran with every search seed."""
-    rows = tables.read_rows(tables.SEARCHED_VP.with_name(f"search_{method}.csv"))
-    best = sweeps.ranking([r for r in rows if r["prompt_px"] == "8"], method)[0]
-    assert int(best["runs"]) == len(datasets.CLASS_NAMES) * len(SEARCH_SEEDS)
-    run = preset("embedded", method)
-    assert {name: best[name] for name in SEARCH[method]} == {
-        name: str(getattr(run, name)) for name in SEARCH[method]
+    best = tables.table(f"search-{method}").iloc[0]
+    assert best["runs"] == len(embedded.CLASS_NAMES) * len(studies.SEARCH_SEEDS)
+    run = experiment.preset("embedded", method).flat()
+    assert {name: best[name] for name in studies.SEARCH[method]} == {
+        n: run[n] for n in studies.SEARCH[method]
     }
 
 
-def test_ablation_values_are_read_as_results_files_write_them():
-    for study, values in studies.ABLATIONS.items():
-        for value in values:
-            read = effects.ablation_value(study, str(value))
-            assert read == value
-            assert type(read) is type(value)
-    with pytest.raises(SettingError, match="study is 'epoch', but it must be one of: edges, region_px"):
-        effects.ablation_value("epoch", "5")
-    with pytest.raises(SettingError, match="value is '7', but the values of region_px are: 2, 4, 8, 14"):
-        effects.ablation_value("region_px", "7")
+# --- Against results made up ----------------------------------------------------------------------------------------
+
+SETS = {"digits": 0.1, "letters": -0.1, "textures": 0.0}  # what is added to the mean over data sets
+# Mean accuracy over the data sets (percent) for two seeds, by method and width.
+ACCURACIES = {
+    ("vp", 1): (54, 56), ("vp", 8): (60, 62), ("vp", 15): (55, 57), ("vp", 23): (44, 50), ("vp", 28): (40, 46),
+    ("adavipro", 1): (55, 57), ("adavipro", 8): (60, 61), ("adavipro", 15): (61, 63), ("adavipro", 23): (58, 60),
+    ("adavipro", 28): (57, 61),
+}  # fmt: skip
 
 
-def test_table_1_has_a_line_a_method_and_a_column_a_data_set():
-    mixed = [{**r, "seed": i} for i, r in enumerate(ROWS)] + [
-        {**row, "seed": 0} for row in rows_of("letters", "linear-probe", None, [0.75])
+@pytest.fixture
+def rows():
+    """A grid whose data sets differ by 10 points; one of them knows no objects, and one run has collapsed."""
+    cells = [
+        ("zero-shot", None, 0, 40.0),
+        *((m, px, s, a) for (m, px), both in ACCURACIES.items() for s, a in enumerate(both)),
     ]
-    assert tables.main_matrix(mixed, 8) == [
-        {"method": "zero-shot", "digits": "", "letters": "50.0"},
-        {"method": "linear probe", "digits": "", "letters": "75.0"},
-        {"method": "VP", "digits": "", "letters": "60.0 ± 24.8"},
-        {"method": "AdaViPro", "digits": "62.5", "letters": ""},
+    found = pd.DataFrame(
+        [(*cell[:3], cell[3] / 100 + shift, name) for cell in cells for name, shift in SETS.items()],
+        columns=["method", "prompt_px", "seed", "test_accuracy", "dataset"],
+    ).astype({"prompt_px": "Int64", "seed": "Int64"})
+    found = found.assign(study="main", value="", share_on=0.5, mask_diversity=0.3, object_cover=0.2)
+    found.loc[found["dataset"] == "textures", "object_cover"] = math.nan
+    lost = found.query("method == 'adavipro' and prompt_px == 28 and seed == 1 and dataset == 'letters'")
+    found.loc[lost.index, "share_on"] = 0.02
+    return found
+
+
+def told(rows):
+    return {line["effect"]: str(line["points"]) for line in tables.effects(rows).to_dict("records")}
+
+
+def test_effects_name_the_best_and_the_worst_width(rows):
+    points = tables.effects(rows).set_index("effect")["points"]
+    assert {name: size.mean for name, size in points.items()} == {
+        "VP at 8 px, over zero-shot": pytest.approx(21),
+        "VP at full cover, over its best width (8 px)": pytest.approx(-18),
+        "AdaViPro over VP at 1 px": pytest.approx(1),
+        "AdaViPro over VP at 8 px": pytest.approx(-0.5),
+        "AdaViPro over VP at 15 px": pytest.approx(6),
+        "AdaViPro over VP at 23 px": pytest.approx(12),
+        "AdaViPro over VP at 28 px": pytest.approx(16),
+        "AdaViPro over VP, mean of the four other widths": pytest.approx(
+            8.75
+        ),  # 1, 6, 14, 17 and 1, 6, 10, 15
+        "AdaViPro at full cover, over its best width (15 px)": pytest.approx(-3),
+        "AdaViPro at its worst width (1 px), over zero-shot": pytest.approx(16),
+    }
+
+
+def test_effects_stand_beside_vp_tuned_for_each_width_where_it_ran(rows):
+    tuned = rows[rows["method"] == "vp"].assign(
+        study="vp-tuned", test_accuracy=lambda r: r["test_accuracy"] + 0.01
+    )
+    found = told(pd.concat([rows, tuned]))
+    assert found["AdaViPro over VP with its rate tuned for each width at 28 px"] == "15.0 ± 12.7"
+
+
+def test_a_rival_with_one_seed_leaves_one_pair_and_no_interval(rows):
+    fewer = rows.query("not (method == 'vp' and prompt_px == 28 and seed == 0)")
+    assert told(rows)["AdaViPro over VP at 28 px"] == "16.0 ± 12.7"  # 17 and 15: 12.706 x 1.414 / sqrt(2)
+    assert told(fewer)["AdaViPro over VP at 28 px"] == "15.0"
+    assert told(fewer)["AdaViPro over VP, mean of the four other widths"] == "8.0"
+    assert told(fewer)["AdaViPro over VP at 23 px"] == "12.0 ± 25.4"
+
+
+def test_collapsed_runs_are_counted(rows):
+    table = tables.masks(rows).set_index("frame (px)").map(str)
+    assert table["collapsed runs"].tolist() == [*["0 of 6"] * 4, "1 of 6"]
+    assert table.loc[28, "regions on"].startswith("42.0 ±")  # 50, and (50 + 2 + 50) / 3
+    assert table.loc[8, "object cover"] == "20.0 ± 0.0"
+
+
+def test_methods_that_table_1_does_not_know_come_last_and_a_mean_needs_all_data_sets(rows):
+    soft = rows.query("method == 'vp' and dataset == 'digits'").assign(method="soft-masks")
+    table = tables.by_method(pd.concat([soft, rows])).set_index("method").map(tables._text)
+    assert list(table.index) == [
+        "zero-shot",
+        "linear probe",
+        "full fine-tuning",
+        "VP",
+        "AdaViPro",
+        "soft-masks",
     ]
+    assert table.loc["soft-masks"].tolist() == ["71.0 ± 12.7", "", "", ""]
+
+
+@pytest.mark.parametrize("name", ["2", "effects", "masks", "4", "search-vp", "9"])
+def test_a_table_says_what_is_missing(name):
+    rows = pd.DataFrame({"study": ["edges"], "value": ["True"], "dataset": ["digits"], "method": ["vp"]})
+    rows = rows.assign(prompt_px=8, seed=0, key="").assign(test_accuracy=math.nan)
+    with pytest.raises(SettingError, match=r"the results hold no |table is '9', but it must be one of: 1, 2"):
+        tables.table(name, rows)
+
+
+# --- Printed --------------------------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame(
+    {
+        "method": ["vp", "a|b_c"],
+        "px": pd.array([8, None], "Int64"),
+        "points": [Estimate(-1.25, 0.5), Estimate(math.nan)],
+    }
+)
+
+
+def test_a_frame_is_printed_as_markdown_as_csv_with_every_digit_and_as_latex():
+    assert tables.to_markdown(FRAME).splitlines() == [
+        "| method | px | points |",
+        "| --- | --- | --- |",
+        "| vp | 8 | -1.2 ± 0.5 |",
+        r"| a\|b_c |  |  |",
+    ]
+    assert tables.to_csv(FRAME) == "method,px,points,points ci95\nvp,8,-1.25,0.5\na|b_c,,,\n"
+    latex = tables.to_latex(FRAME)
+    assert r"$-$1.2 $\pm$ 0.5" in latex
+    assert r"a|b\_c" in latex
+    assert latex.count("rule") == 3
+
+
+def test_a_table_of_results_needs_neither_torch_nor_open_clip():
+    command = (
+        "import sys; from adavipro.report import published, tables; tables.to_markdown(tables.table('2')); "
+        "print({'torch', 'open_clip', 'scipy', 'matplotlib'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "set()\n"

@@ -1,3 +1,5 @@
+"""A training is the paper's loop, picks by validation, and stops where a value is not finite."""
+
 import math
 
 import pytest
@@ -7,14 +9,16 @@ from helpers import noisy_split, tiny
 
 from adavipro import checkpoints, training
 from adavipro.evaluation import Evaluation
-from adavipro.experiment import build_method
-from adavipro.schedules import Recipe
-from adavipro.seeds import generator
-from adavipro.training import MaskCollapseWarning, TrainingDiverged
+from adavipro.io import generator
+from adavipro.prompted import build_method
+from adavipro.recipe import Recipe, SettingError
+from adavipro.training import METRICS, MaskCollapseWarning, TrainingDiverged
 
 RECIPE = Recipe(
-    epochs=7, batch_size=16, prompt_lr=2.0, generator_lr=0.2, warmup_steps=5, temperature_gamma=0.8
-)  # 40 images: 21 steps, the last of an epoch with 8 images
+    epochs=7, batch_size=16, prompt_lr=2.0, generator_lr=0.2, generator_momentum=0.5, warmup_steps=5,
+    temperature_gamma=0.8,
+)  # fmt: skip
+# 40 images: 21 steps, the last of an epoch with 8 images.
 MOMENTUM = {"prompt": 0.9, "masks": 0.5}
 no_collapse_warning = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
 
@@ -29,13 +33,17 @@ def val():
     return noisy_split(12, seed=2)
 
 
+def build(clip, name="adavipro", **changes):
+    run = tiny(name, **changes)
+    return build_method(name, run.prompt, run.masks, clip)
+
+
 def copies(method) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in method.named_parameters()}
 
 
-def fit(clip, method, train, val, folder, recipe=RECIPE, **settings):
-    settings = {"identity": {}, "progress_bar": False, **settings}
-    return training.fit(clip, method, train, val, recipe, 3, folder, **settings)
+def fit(clip, method, train, val, folder=None, recipe=RECIPE, **settings):
+    return training.train(clip, method, train, val, recipe, 3, folder, progress_bar=False, **settings)
 
 
 def on_or_off(images, p, tau, step):
@@ -43,8 +51,8 @@ def on_or_off(images, p, tau, step):
     laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).repeat(3, 1, 1, 1)
     edges = F.conv2d(images, laplacian, padding=1, groups=3)
     hidden = F.conv2d(edges, p["masks.convergence.weight"], p["masks.convergence.bias"], padding=1).relu()
-    spread = hidden.var((2, 3), correction=0, keepdim=True).add(1e-5).sqrt()
-    hidden = (hidden - hidden.mean((2, 3), keepdim=True)) / spread
+    std = hidden.var((2, 3), correction=0, keepdim=True).add(1e-5).sqrt()
+    hidden = (hidden - hidden.mean((2, 3), keepdim=True)) / std
     e = F.conv2d(hidden, p["masks.policy.weight"], p["masks.policy.bias"], stride=8)
     if tau is not None:
         u = torch.rand(e.shape, generator=generator(3, "gumbel", step), dtype=torch.float64)
@@ -62,7 +70,7 @@ def scores(clip, images, p, tau=None, step=None):
     template[:, ~inside] = p["prompt.values"]
     if len(p) > 1:
         template = template * on_or_off(x, p, tau, step)
-    features = clip.visual(x + template)
+    features = clip.network(x + template)
     return clip.scale * features / features.norm(dim=1, keepdim=True) @ clip.class_embeddings.T
 
 
@@ -95,12 +103,13 @@ def plain_loop(clip, p, train, val):
 
 @no_collapse_warning
 @pytest.mark.parametrize("name", ["vp", "adavipro"])
-def test_fit_is_the_plain_loop_and_leaves_the_classifier_alone(clip, train, val, tmp_path, name):
-    method = build_method(tiny(name), clip)
+def test_training_is_the_plain_loop_and_n2_leaves_the_classifier_alone(clip, train, val, tmp_path, name):
+    method = build(clip, name)
     frozen = {key: value.clone() for key, value in clip.state_dict().items()}
     weights, momenta, history = plain_loop(clip, copies(method), train, val)
     clip.train()
-    state = fit(clip, method, train, val, tmp_path, generator_momentum=0.5)
+    assert not clip.training
+    state = fit(clip, method, train, val, tmp_path)
 
     saved, _ = checkpoints.load_newest(tmp_path)
     for key, value in weights.items():
@@ -109,27 +118,38 @@ def test_fit_is_the_plain_loop_and_leaves_the_classifier_alone(clip, train, val,
     columns = ("step", "loss", "train_accuracy", "val_accuracy", "temperature")
     assert [row["epoch"] for row in state.history] == list(range(7))
     for row, expected in zip(state.history, history, strict=True):
+        assert list(row) == METRICS
         assert [row[c] for c in columns] == pytest.approx(expected, rel=1e-4)
     for key, value in clip.state_dict().items():
         assert torch.equal(value, frozen[key]), key
 
 
 @no_collapse_warning
-def test_method_ends_with_the_weights_of_the_first_best_epoch(clip, train, val, tmp_path, monkeypatch):
+def test_method_ends_with_the_weights_of_the_first_best_epoch(clip, train, val, monkeypatch):
     accuracies, seen = [0.25, 0.5, 0.75, 0.75, 0.5, 0.75, 0.5], []
 
-    def evaluate(_, method, split, team):
+    def evaluate(_, method, split):
         assert split is val
         seen.append(copies(method))
         return Evaluation(accuracies[len(seen) - 1], 0.5, 0.5)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
-    method = build_method(tiny("adavipro"), clip)
-    state = fit(clip, method, train, val, tmp_path)
+    method = build(clip)
+    state = fit(clip, method, train, val)
     assert (state.best_epoch, state.best_accuracy) == (2, 0.75)
     for name, p in method.named_parameters():
         assert torch.equal(p, seen[2][name])
         assert not torch.equal(p, seen[3][name])
+
+
+@no_collapse_warning
+def test_without_a_folder_nothing_is_written_and_all_is_the_same(clip, train, val, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved, unsaved = build(clip), build(clip)
+    assert fit(clip, saved, train, val, tmp_path / "kept") == fit(clip, unsaved, train, val)
+    for p, q in zip(saved.parameters(), unsaved.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -138,7 +158,7 @@ def test_n1_value_that_is_not_finite_stops_the_run_before_the_step(
     clip, train, val, tmp_path, monkeypatch, where, value
 ):
     """Fault N1, in step 4: the second of the second epoch."""
-    method = build_method(tiny("adavipro"), clip)
+    method = build(clip)
     before, calls = {}, 0
 
     def spoil(tensor):
@@ -170,10 +190,17 @@ def test_n1_value_that_is_not_finite_stops_the_run_before_the_step(
     assert checkpoints.steps_saved(tmp_path) == [3]
 
 
-def test_n1_learning_rate_that_is_far_too_large(clip, train, val, tmp_path):
+def test_n1_learning_rate_that_is_far_too_large(clip, train, val):
     recipe = Recipe(epochs=7, batch_size=16, prompt_lr=1e38, warmup_steps=0)
     with pytest.raises(TrainingDiverged, match=r"not finite at step \d+ .*lower the learning rates"):
-        fit(clip, build_method(tiny("vp"), clip), train, val, tmp_path, recipe)
+        fit(clip, build(clip, "vp"), train, val, recipe=recipe)
+
+
+def test_warmup_as_long_as_the_run_is_refused_before_anything_is_removed(clip, train, val, tmp_path):
+    checkpoints.save_checkpoint(tmp_path, 3, {"x": torch.ones(1)}, {})
+    with pytest.raises(SettingError, match="warm-up takes 21 steps, but the run has 21"):
+        fit(clip, build(clip), train, val, tmp_path, Recipe(epochs=7, batch_size=16, warmup_steps=21))
+    assert checkpoints.steps_saved(tmp_path) == [3]
 
 
 @pytest.mark.parametrize(
@@ -185,18 +212,42 @@ def test_n1_learning_rate_that_is_far_too_large(clip, train, val, tmp_path):
     ],
     ids=["all off", "all on", "all the same"],
 )
-def test_collapsed_masks_are_told(clip, train, val, tmp_path, start, same_images, told):
+def test_collapsed_masks_are_told(clip, train, val, start, same_images, told):
     recipe = Recipe(epochs=1, batch_size=16, generator_lr=0.0, warmup_steps=0)
     if same_images:
         val.images[:] = val.images[:1].clone()
     with pytest.warns(MaskCollapseWarning, match=f"at epoch 0, .*{told}"):
-        fit(clip, build_method(tiny("adavipro", **start), clip), train, val, tmp_path, recipe)
+        fit(clip, build(clip, **start), train, val, recipe=recipe)
 
 
-def test_masks_that_are_mixed_are_not_told(clip, train, val, tmp_path):
+def test_masks_that_are_mixed_are_not_told(clip, train, val):
     """Warnings are errors in tests."""
     recipe = Recipe(epochs=1, batch_size=16, generator_lr=0.0, warmup_steps=0)
-    method = build_method(tiny("adavipro", policy_scale=4.0), clip)
-    state = fit(clip, method, train, val, tmp_path, recipe)
+    state = fit(clip, build(clip, policy_scale=4.0), train, val, recipe=recipe)
     assert 0.05 < state.history[0]["share_on"] < 0.95
     assert state.history[0]["mask_diversity"] > 0.02
+
+
+@no_collapse_warning
+def test_a_watch_sees_every_epoch_before_it_is_saved(clip, train, val, tmp_path):
+    seen = []
+
+    def watch(method, history):
+        seen.append((len(history), max(checkpoints.steps_saved(tmp_path), default=0), copies(method)))
+
+    fit(clip, build(clip), train, val, tmp_path, watch=watch)
+    assert [(epochs, saved) for epochs, saved, _ in seen] == [(i + 1, 3 * i) for i in range(7)]
+    assert len({bytes(weights["prompt.values"].numpy()) for *_, weights in seen}) == 7
+
+
+@no_collapse_warning
+def test_finished_training_is_loaded_and_not_repeated_without_momentum_too(
+    clip, train, val, tmp_path, monkeypatch
+):
+    recipe = Recipe(epochs=2, batch_size=16, momentum=0.0, generator_momentum=0.0, warmup_steps=0)
+    first, again = build(clip), build(clip)
+    state = fit(clip, first, train, val, tmp_path, recipe)
+    monkeypatch.setattr(training, "train_step", None)
+    assert fit(clip, again, train, val, tmp_path, recipe, resume=True) == state
+    for p, q in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)

@@ -1,17 +1,17 @@
+"""The explorers' callbacks without a browser: a control moves, the picture and its line follow."""
+
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import noisy_split, small_splits, tiny
+from helpers import noisy_split
 from PIL import Image
 
-from adavipro import experiment, widgets
-from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator
+from adavipro.lessons import widgets
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
+from adavipro.where import EdgeDetector, MaskGenerator
 
 
 def parts(box):
@@ -57,7 +57,7 @@ def test_temperature_explorer_follows_its_controls():
     seen.add(picture.value)
     difference.value = -2
     assert "temperature 0.1" in line.value
-    assert "P(on) = 0.12" in line.value
+    assert "P(on) 0.119" in line.value
     seen.add(picture.value)
     hard.value = True
     seen.add(picture.value)
@@ -161,90 +161,24 @@ def test_mask_explorer_of_vp_has_one_region(clip, rng):
     assert zero_shot == prompted
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Two finished runs, zero-shot, and three that are not sound."""
-    root = tmp_path_factory.mktemp("runs")
-    with small_splits():
-        for run in (
-            tiny(prompt_px=15),
-            tiny("vp", prompt_px=15),
-            tiny("zero-shot"),
-            tiny("vp", seed=1),
-            tiny("vp", seed=2),
-        ):
-            experiment.run(run, root, progress_bar=False)
-    (tiny("vp", seed=1).folder(root) / "result.json").unlink()
-    config = tiny("vp", seed=2).folder(root) / "config.json"
-    config.write_text(config.read_text().replace('"seed": 2', '"seed": 3'))
-    cut = tiny("vp", seed=2).folder(root).with_name("letters-vp-8px-seed4-0123456789ab")
-    cut.mkdir()
-    (cut / "config.json").write_text("{")
-    (root / "notebooks").mkdir()
-    return root
-
-
-def test_runs_are_read_and_those_that_are_not_sound_are_named(root):
-    runs, left_out = widgets.read_runs(root)
-    sound = [tiny(prompt_px=15), tiny("vp", prompt_px=15), tiny("zero-shot")]
-    assert set(runs) == {run.folder(root).name for run in sound}
-    for run in sound:
-        found = runs[run.folder(root).name]
-        assert found["test_accuracy"] == experiment.read_result(run, root)["test_accuracy"]
-        assert [row["epoch"] for row in found["history"]] == ([] if run.method == "zero-shot" else [0, 1, 2])
-    assert left_out.pop(tiny("vp", seed=1).folder(root).name) == "not finished, there is no result.json"
-    assert "not of the same run" in left_out.pop(tiny("vp", seed=2).folder(root).name)
-    assert left_out.popitem()[0] == "letters-vp-8px-seed4-0123456789ab"
-    assert not left_out
-
-
-def test_runs_explorer_compares_what_is_chosen(root):
-    (chosen, metric), picture, line = parts(widgets.runs_explorer(root))
-    check_picture(picture)
-    adavipro, vp = (tiny(method, prompt_px=15).folder(root) for method in ("adavipro", "vp"))
-    assert chosen.value == (adavipro.name, vp.name)
-    table = line.value.partition("</table>")[0]
-    for folder in (adavipro, vp):
-        accuracy = json.loads((folder / "result.json").read_text())["test_accuracy"]
-        assert f"{folder.name}</td><td style='padding: 0 0.6em'>{accuracy:.1%}</td>" in table
-    assert ">method</td>" in table
-    assert ">prompt_px</td>" not in table  # the same in both
-    assert "Left out: letters-vp-8px-seed4-0123456789ab (damaged: " in line.value
-    before = picture.value
-    metric.value = "loss"
-    assert picture.value != before
-    before = picture.value
-    chosen.value = (vp.name,)
-    assert picture.value != before
-    assert adavipro.name not in line.value
-    chosen.value = ()
-    assert adavipro.name not in line.value
-
-
-def test_runs_explorer_wants_a_finished_run(tmp_path):
-    with pytest.raises(ValueError, match="there is no finished run in"):
-        widgets.runs_explorer(tmp_path)
-
-
-def test_live_view_redraws_after_each_epoch(root, rng):
-    images = noisy_split(2, seed=0).images
-    history = widgets.read_runs(root)[0][tiny(prompt_px=15).folder(root).name]["history"]
-    live = widgets.LiveView(3, images)
-    bar, curves, strip, _ = live.widget.children
-    seen = {(curves.value, strip.value)}
+def test_live_view_redraws_after_each_epoch(rng):
+    live = widgets.LiveView(3, noisy_split(2, seed=0).images)
+    bar, curves, pictures, _ = live.widget.children
+    seen, history = {(curves.value, pictures.value)}, []
     for epoch in range(3):
-        live.update(history[: epoch + 1], (torch.rand(2, 1, 7, 7, generator=rng) > 0.5).float())
-        seen.add((curves.value, strip.value))
+        history.append({"epoch": epoch, "loss": 1 / (1 + epoch), "val_accuracy": 0.5, "temperature": 1.0})
+        live.update(history, (torch.rand(2, 1, 7, 7, generator=rng) > 0.5).float())
+        seen.add((curves.value, pictures.value))
         assert (bar.value, bar.max) == (epoch + 1, 3)
     check_picture(curves)
-    check_picture(strip)
+    check_picture(pictures)
     assert len({curve for curve, _ in seen}) == len({masks for _, masks in seen}) == 4
 
 
 def test_live_view_of_vp_has_no_masks():
     live = widgets.LiveView(2, noisy_split(1, seed=0).images)
-    _, curves, strip, _ = live.widget.children
-    before = curves.value, strip.value
+    _, curves, pictures, _ = live.widget.children
+    before = curves.value, pictures.value
     live.update([{"epoch": 0, "loss": 1.0, "val_accuracy": 0.5}])
     assert curves.value != before[0]
-    assert strip.value == before[1]
+    assert pictures.value == before[1]

@@ -15,7 +15,7 @@ from adavipro.datasets.embedded.vocabulary import (
     SYMBOLS,
     TEXTURES,
 )
-from adavipro.files import write_atomically
+from adavipro.io import write_atomically
 
 TEXT = """# Small CLIP: model card
 
@@ -35,7 +35,8 @@ ViT-B/32 in the embedded world: 7 x 7 patches of 8 px where that has 7 x 7 patch
 
 ## What it was trained on
 
-{pictures:,} pictures, all drawn by `adavipro/embedded/` while it trained; no photograph and no data of others.
+{pictures:,} pictures, all drawn by `adavipro/datasets/embedded/` and `tools/captioned.py` while it trained; no
+photograph and no data of others.
 {digits} digits and {letters} capital letters in 20 of the font faces that matplotlib ships, {symbols} symbols
 in 5 faces, and {textures} textures, at random place, size, tilt, slant and colour (12 named colours), over
 backgrounds with clouds, grain and faint textures. From early on up to 60 % of the pictures carried Gaussian

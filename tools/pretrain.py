@@ -1,4 +1,4 @@
-"""Train the small CLIP from scratch on drawn pictures: `python -m adavipro.datasets.embedded.pretrain`.
+"""Train the small CLIP from scratch on drawn pictures: `python tools/pretrain.py`.
 
 Training goes in rounds. A round draws fresh pictures, makes a few passes over them and saves everything it
 needs to go on, so a stopped training continues with the next round. Each picture has two captions, one for
@@ -14,22 +14,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import captioned
 import open_clip
 import torch
 import torch.nn.functional as F
+from card import write_card
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adavipro.datasets.embedded import scenes
-from adavipro.datasets.embedded.card import write_card
 from adavipro.datasets.embedded.vocabulary import (
     CLASS_NAMES,
     CLASS_TEMPLATES,
     COLOUR_TEMPLATES,
     COLOURS,
 )
-from adavipro.files import write_atomically
-from adavipro.seeds import generator
+from adavipro.io import generator, write_atomically
 
 
 class Captions:
@@ -136,8 +136,7 @@ class Trainer:
         clutter = 0.7 * min(1.0, progress / 0.4)
         noisy = 0.6 * min(1.0, max(0.0, (progress - 0.15) / 0.2))
         drawn = [
-            scenes.pretraining_pictures(min(800, args.pictures - i), g, clutter)
-            for i in range(0, args.pictures, 800)
+            captioned.pictures(min(800, args.pictures - i), g, clutter) for i in range(0, args.pictures, 800)
         ]
         images, label, colour, coverage = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         images = (images * 255).round().to(torch.uint8)
@@ -153,7 +152,7 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 x = (images[batch].float() / 255 - self.mean) / self.std
-                x = scenes.disturb(x, coverage[batch].float() / 255, g, noisy) if noisy else x
+                x = captioned.disturb(x, coverage[batch].float() / 255, g, noisy) if noisy else x
                 loss = self.losses(
                     x.to(self.device), label[batch].to(self.device), colour[batch].to(self.device), g
                 )
@@ -183,11 +182,11 @@ class Trainer:
         """Zero-shot accuracy on held-out drawings of the same kind: as they are, and with noise beside the object."""
         self.model.eval()
         g = generator(self.args.seed, split)
-        images, label, _, coverage = scenes.pretraining_pictures(pictures, g, clutter=0.7)
+        images, label, _, coverage = captioned.pictures(pictures, g, clutter=0.7)
         x = (images - self.mean) / self.std
         text = self.model.encode_text(self.captions.names[:, 0].to(self.device), normalize=True)
         result = {}
-        for name, shown in (("clean", x), ("disturbed", scenes.disturb(x, coverage, g, 1.0))):
+        for name, shown in (("clean", x), ("disturbed", captioned.disturb(x, coverage, g, 1.0))):
             found = [
                 (self.model.encode_image(part.to(self.device), normalize=True) @ text.T).argmax(1)
                 for part in shown.split(250)
@@ -205,7 +204,7 @@ class Trainer:
         """
         self.model.eval()
         g = generator(self.args.seed, "pretrain-calibration")
-        images, label, _, _ = scenes.pretraining_pictures(pictures, g, clutter=0.7)
+        images, label, _, _ = captioned.pictures(pictures, g, clutter=0.7)
         x = (scenes.wear(images, g) - self.mean) / self.std
         text = self.model.encode_text(self.captions.names[:, 0].to(self.device), normalize=True)
         cosines = torch.cat(

@@ -49,23 +49,17 @@ class PatchPrompt(nn.Module):
     @property
     def support(self) -> Tensor:
         """Pixels that the patch lies on at inference: bool (h, w)."""
-        return self._laid_out(torch.ones_like(self.values[:1]), *self._place(None))[0].bool()
+        return self._laid_out(torch.ones_like(self.values[:1]), None)[0].bool()
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
         """Lay the patch on the image, a random one where the generator says. Returns P (1, 3, h, w)."""
-        return self._laid_out(self.values, *self._place(generator))[None]
+        return self._laid_out(self.values, generator)[None]
 
-    def _place(self, generator: torch.Generator | None) -> tuple[int, int]:
+    def _laid_out(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
         free = self.image_px - self.side_px
-        if self.position == "fixed":
-            return 0, 0
-        if generator is None:
-            return free // 2, free // 2
-        top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
-        return top, left
-
-    def _laid_out(self, values: Tensor, top: int, left: int) -> Tensor:
-        free = self.image_px - self.side_px
+        top = left = 0 if self.position == "fixed" else free // 2
+        if self.position == "random" and generator is not None:
+            top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
         return F.pad(values, (left, free - left, top, free - top))
 
 

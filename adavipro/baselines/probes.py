@@ -6,19 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adavipro.classifiers import FrozenClassifier
-from adavipro.datasets import Split
-from adavipro.evaluation import EVALUATION_BATCH, batches
+from adavipro.classifier import FrozenClassifier
+from adavipro.data import Split, batches
+from adavipro.evaluation import EVALUATION_BATCH
 
-# Validation picks a probe's penalty for each data set, as CLIP's authors do.
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
 
 @torch.no_grad()
 def features(classifier: FrozenClassifier, split: Split) -> Tensor:
     """What the image tower makes of each image of a split, before it is scaled to length 1: (n, d)."""
-    device = classifier.mean.device
-    parts = (split.images[part].to(device) for part in batches(split, EVALUATION_BATCH))
+    parts = (split.images[part].to(classifier.mean.device) for part in batches(split, EVALUATION_BATCH))
     return torch.cat([classifier.outputs(classifier.normalise(images)) for images in parts])
 
 
@@ -54,17 +52,24 @@ class Probe(NamedTuple):
     """A linear probe with the penalty that validation picked."""
 
     linear: nn.Linear
-    penalty: float
     val_accuracy: float
+    picked: str
+    best_epoch: None = None  # it is found in one go
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned: weight (k, d) and bias (k,)."""
+        return self.linear.state_dict()
+
+    def accuracy(self, classifier: FrozenClassifier, split: Split) -> float:
+        """Share of a split's images that it classifies right, by their features of the frozen classifier."""
+        return accuracy_of(self.linear, features(classifier, split), split.labels.to(classifier.mean.device))
 
 
 def linear_probe(classifier: FrozenClassifier, train: Split, val: Split) -> Probe:
-    """Fit a linear probe with each of PENALTIES; validation picks, and of equals the largest penalty."""
-    device = classifier.mean.device
-    inputs, labels = features(classifier, train), train.labels.to(device)
-    val_inputs, val_labels = features(classifier, val), val.labels.to(device)
-    found = []
-    for penalty in PENALTIES:
-        probe = fit_probe(inputs, labels, len(classifier.class_names), penalty)
-        found.append(Probe(probe, penalty, accuracy_of(probe, val_inputs, val_labels)))
-    return max(found, key=lambda probe: probe.val_accuracy)
+    """Fit a linear probe with each of PENALTIES; validation picks, as CLIP's authors do, of equals the largest."""
+    inputs, val_inputs = features(classifier, train), features(classifier, val)
+    labels, val_labels = (split.labels.to(inputs.device) for split in (train, val))
+    fitted = [fit_probe(inputs, labels, len(classifier.class_names), penalty) for penalty in PENALTIES]
+    accuracies = [accuracy_of(probe, val_inputs, val_labels) for probe in fitted]
+    best = max(range(len(fitted)), key=accuracies.__getitem__)
+    return Probe(fitted[best], accuracies[best], f"penalty={PENALTIES[best]:g}")

@@ -9,10 +9,8 @@ import torch
 from adavipro.data import Split, from_dataset
 from adavipro.datasets import embedded, folders, nine
 from adavipro.datasets.images import read_image
-from adavipro.io import generator
+from adavipro.io import expanded, generator
 from adavipro.recipe import SettingError
-
-SPLITS = ("train", "val", "test")
 
 
 class Source(Protocol):
@@ -20,7 +18,7 @@ class Source(Protocol):
 
     name: as in settings. slug: the name as a part of a file name. class_names: in the order of the labels.
     counts: images of each split. split: where the splits come from, for results on others cannot be compared; None of
-    a drawn one. version: changes when the content does.
+    a drawn one.
     """
 
     name: str
@@ -58,8 +56,8 @@ def find(name: str) -> Source:
 
 def load_split(name: str, split: str, image_px: int = embedded.IMAGE_PX) -> Split:
     """Find a data set and load one of its splits, "train", "val" or "test"."""
-    if split not in SPLITS:
-        raise SettingError(f"split is {split!r}, but the splits are: {', '.join(SPLITS)}")
+    if split not in folders.SPLITS:
+        raise SettingError(f"split is {split!r}, but the splits are: {', '.join(folders.SPLITS)}")
     return find(name).load(split, image_px)
 
 
@@ -77,28 +75,30 @@ def as_split(data: Any, image_px: int | None = None) -> Split:
     """
     if isinstance(data, str | Path):
         if image_px is None:
-            raise SettingError(f"images of the folder {data} are of any size: say which the network takes, as image_px=224")
-        data = folders.all_images(Path(data).expanduser(), image_px)
+            raise SettingError(
+                f"images in {data} are of any size: say which to make of them, as image_px=224"
+            )
+        data = folders.all_images(expanded(data), image_px)
     if not isinstance(data, Split):
         data = from_dataset(data, None if image_px is None else lambda image: read_image(image, image_px))
     height, width = data.images.shape[-2:]
     if height != width or height != (image_px or height):
-        wanted = "square" if image_px is None else f"of {image_px} px"
-        raise SettingError(f"images are {height} x {width} px, but the network takes those that are {wanted}: resize them")
+        wanted = f"{image_px} x {image_px} px" if image_px else "square ones"
+        raise SettingError(f"images are {height} x {width} px, expected {wanted}: resize them")
     return data
 
 
 def folder_class_names(data: Any) -> list[str] | None:
     """Class names of a folder of images, or those that a Dataset of torchvision tells; None of other data."""
     if isinstance(data, str | Path):
-        return folders.class_names(Path(data).expanduser())
+        return folders.class_names(expanded(data))
     return list(data.classes) if hasattr(data, "classes") else None
 
 
 def held_out(split: Split, share: float = 0.2) -> tuple[Split, Split]:
     """Hold out a share of a split, at least one image, the same for everyone. Returns what is left, and that."""
     if len(split) < 2:
-        raise SettingError("train has one image, but a fifth of it is held out for validation: give val, or more images")
+        raise SettingError("train has one image, and a fifth is held out for validation: give val as well")
     order = torch.randperm(len(split), generator=generator(folders.SPLIT_SEED, "held-out"))
     count = max(1, round(share * len(split)))
     parts = (order[count:].sort().values, order[:count].sort().values)

@@ -1,20 +1,29 @@
 """Image files to tensors of a model's size: right for every mode, or an error that says why not."""
 
 import io
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from adavipro.io import expanded
 from adavipro.recipe import SettingError
 
 PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
 PLAIN_LIMIT = 178_956_970  # the same for plain decoding: where Pillow refuses by itself
 PLAIN_VERSION = 1  # of plain decoding: raise it when a pixel changes, so that nothing kept passes for the new
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+T = TypeVar("T")
+_To = Image.Transpose
+_UPRIGHT = {  # what makes an image upright, by the orientation that its EXIF tells
+    2: _To.FLIP_LEFT_RIGHT, 3: _To.ROTATE_180, 4: _To.FLIP_TOP_BOTTOM, 5: _To.TRANSPOSE, 6: _To.ROTATE_270,
+    7: _To.TRANSVERSE, 8: _To.ROTATE_90,
+}  # fmt: skip
 
 
 class ImageError(ValueError):
@@ -44,7 +53,7 @@ def to_tensor(source: bytes | Image.Image, image_px: int, plain: bool = False) -
         if max(short * long, image_px * image_px * long / short) > limit:
             told = f"its {image.width} x {image.height} pixels are more than the limit"
             raise ValueError(f"{told} of {limit:,}, or would be with {image_px} px on the shorter side")
-        image = image.convert("RGB") if plain else _to_rgb(ImageOps.exif_transpose(image))
+        image = image.convert("RGB") if plain else _to_rgb(_upright(image))
         width, height = (int(image_px * side / short) for side in image.size)
         left, top = round((width - image_px) / 2), round((height - image_px) / 2)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -62,6 +71,15 @@ def _reason(source: bytes | Image.Image, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"the file is none of {', '.join(FORMATS)}"
     return str(error) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says; as it is where that cannot be read, for its pixels are sound."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(0x0112))
+    except Exception:  # damaged EXIF: Pillow raises whatever its parser stumbles over
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -88,20 +106,36 @@ def read_image(source: Any, image_px: int) -> Tensor:
     Raises:
         ImageError: if it is none of these, or cannot be used.
     """
-    if isinstance(source, str | Path):
-        source = Path(source).expanduser().read_bytes()
+    if isinstance(source, str | os.PathLike):
+        source = expanded(os.fspath(source)).read_bytes()
     elif hasattr(source, "read"):
         source = source.read()
-    elif isinstance(source, Tensor):
-        raise ImageError("it is a tensor: call the classifier with tensors, or give an array (h, w, 3) of uint8")
-    elif isinstance(source, np.ndarray):
-        array = source[..., 0] if source.ndim == 3 and source.shape[-1] == 1 else source
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
-            raise ImageError(f"it is an array {source.dtype} {source.shape}, expected uint8 (h, w), (h, w, 3) or (h, w, 4)")
-        source = Image.fromarray(array)
-    if isinstance(source, bytearray | memoryview):
+    elif isinstance(source, bytearray | memoryview):
         source = bytes(source)
+    elif isinstance(source, np.ndarray):
+        array = source[..., 0] if source.shape[2:] == (1,) else source
+        if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,), (4,)) or array.ndim < 2:
+            expected = "expected uint8 (h, w), (h, w, 3) or (h, w, 4)"
+            raise ImageError(f"it is an array {source.dtype} {source.shape}, {expected}")
+        source = Image.fromarray(array)
     if not isinstance(source, bytes | Image.Image):
-        told = "expected a path, bytes, a binary file, an image of Pillow's or an array of uint8"
+        told = "expected a path, bytes, a binary file, an image of Pillow's or an array (h, w, 3) of uint8"
         raise ImageError(f"it is a {type(source).__name__}, {told}")
     return to_tensor(source, image_px)
+
+
+def decode_all(decode: Callable[[T], Tensor], sources: Sequence[T]) -> Iterator[Tensor | str]:
+    """Decode in threads, on the cores that this process may use. Yields, in order, a tensor or why there is none."""
+
+    def one(source: T) -> Tensor | str:
+        try:
+            return decode(source)
+        except ImageError as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:  # Pillow decodes and resizes without Python's lock
+        for i in range(0, len(sources), 256):  # so that no more than a few wait to be taken
+            yield from pool.map(one, sources[i : i + 256])

@@ -1,23 +1,104 @@
-"""Teaching figures of the notebooks: what a step of the method does, drawn from its own tensors."""
+"""Teaching figures: what a step of the method does, drawn from its own tensors (matplotlib without global state)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 from open_clip import OPENAI_DATASET_STD
 from torch import Tensor
 
-from adavipro.classifiers import FrozenClassifier
-from adavipro.edges import EdgeDetector
-from adavipro.figures import to_picture
-from adavipro.masks import enlarge
+from adavipro.classifier import FrozenClassifier
+from adavipro.datasets.images import read_image
+from adavipro.io import data_folder, generator
 from adavipro.method import AdaViPro
 from adavipro.prompts import frame_support
-from adavipro.seeds import generator
+from adavipro.where import EdgeDetector, MaskGenerator, decide, enlarge, gumbel_noise
+
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")  # data/photographs/README.md has sources and licences
+# A line of a run: lightness, dash and marker tell runs apart without colour.
+_LINES = (("#103a70", "-o"), ("#d08a00", "--s"), ("0.45", ":^"), ("#7fb3d5", "-.D"), ("0.0", "-v"))
+METRIC_TITLES = {
+    "loss": "training loss",
+    "train_accuracy": "training accuracy (%)",
+    "val_accuracy": "validation accuracy (%)",
+    "temperature": "temperature",
+    "share_on": "regions on (%)",
+    "mask_diversity": "how much masks differ (%)",
+}
+
+
+def photographs(names: Sequence[str] = PHOTOGRAPHS) -> Tensor:
+    """Read photographs that ship with the project, by name. Returns uint8 (n, 3, 224, 224).
+
+    Raises:
+        ValueError: if no name is given, or one is not in `PHOTOGRAPHS`.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or not set(names) <= set(PHOTOGRAPHS):
+        raise ValueError(f"photographs are {names}, but they are one or more of: {', '.join(PHOTOGRAPHS)}")
+    folder = data_folder() / "photographs"
+    return torch.stack([read_image(folder / f"{name}.jpg", 224) for name in names])
+
+
+def to_picture(images: Tensor, classifier: FrozenClassifier) -> Tensor:
+    """Turn normalised images (b, 3, h, w) back into [0, 1], clipped for the screen."""
+    return (images * classifier.std + classifier.mean).clamp(0, 1).cpu()
+
+
+# --- Rows of pictures ---------------------------------------------------------------------------------------------
+
+
+def grid_figure(rows: Mapping[str, Tensor] | Sequence[Tensor], columns: Sequence[str] = ()) -> Figure:
+    """Rows of pictures and maps under one another.
+
+    Args:
+        rows: by row title, or without titles, either images (n, 3, h, w), uint8 or in [0, 1], or maps (n, h, w) of any
+            range. A map without negative values goes from black at 0 to white; one with a sign has mid-grey at 0. Half
+            a per cent of a row's values may be clipped.
+        columns: titles of the n columns.
+
+    Raises:
+        ValueError: if rows differ in length, or one is neither images nor maps.
+    """
+    titled = list(rows.items()) if isinstance(rows, Mapping) else [("", row) for row in rows]
+    count = {len(row) for _, row in titled} | ({len(columns)} if columns else set())
+    if len(count) != 1:
+        raise ValueError(f"rows and columns have lengths {sorted(count)}, but a grid needs one length")
+    (n,) = count
+    names = 0.9 if isinstance(rows, Mapping) else 0.0  # width of their column
+    size = (1.2 * n + 0.1 + names, 1.2 * len(rows) + (0.3 if columns else 0.1))
+    figure = Figure(figsize=size, layout="constrained")
+    for line, (name, row) in zip(figure.subplots(len(rows), n, squeeze=False), titled, strict=True):
+        pictures = row.detach().cpu() / (255 if row.dtype == torch.uint8 else 1)
+        if row.ndim == 4 and row.shape[1] == 3:
+            pictures = pictures.clamp(0, 1).permute(0, 2, 3, 1)
+        elif row.ndim != 3:
+            raise ValueError(f"row {name!r} has shape {tuple(row.shape)}, expected (n, 3, h, w) or (n, h, w)")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        limits = _limits(pictures)
+        for axes, picture in zip(line, pictures, strict=True):
+            _show(axes, picture, limits)
+    for axes, title in zip(figure.axes, columns, strict=False):
+        axes.set_title(title, fontsize=8)
+    return figure
+
+
+def _limits(values: Tensor) -> tuple[float, float]:
+    """What is black and what is white in maps: 0 and nearly the most, or as far from 0 on both sides."""
+    high = max(values.abs().flatten().quantile(0.995).item(), 1e-6)
+    return -high if values.min() < 0 else 0.0, high
+
+
+def _show(axes: Axes, picture: Tensor, limits: tuple[float, float]) -> None:
+    """Draw a map (h, w) between two limits, or a picture (h, w, 3) in [0, 1], which has none."""
+    low, high = limits
+    axes.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
 
 
 def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Figure:
@@ -39,55 +120,65 @@ def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Fi
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}, expected uint8 (b, 3, s, s)")
     template = torch.randn(1, 3, side, side, generator=generator(seed, "template"))
     added = template * torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1)
-    count, columns = len(images), len(widths_px)
-    figure = Figure(figsize=(1.25 * columns + 0.1, 1.25 * count + 0.3), layout="constrained")
-    grid = figure.subplots(count, columns, squeeze=False)
-    for column, width in zip(grid.T, widths_px, strict=True):
-        support = frame_support(side, width) if width else torch.zeros(side, side)
-        shown = (images.cpu() / 255 + added * support).clamp(0, 1).permute(0, 2, 3, 1)
-        covered = support.float().mean().item()
-        column[0].set_title(f"{width} px, {covered:.0%} covered" if width else "as it is", fontsize=8)
-        for axes, picture in zip(column, shown, strict=True):
-            axes.imshow(picture.numpy(), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    return figure
+    supports = [frame_support(side, width) if width else torch.zeros(side, side) for width in widths_px]
+    shown = torch.stack(
+        [images.cpu() / 255 + added * support for support in supports], 1
+    )  # (b, widths, 3, s, s)
+    titles = [
+        f"{width} px, {support.float().mean():.0%} covered" if width else "as it is"
+        for width, support in zip(widths_px, supports, strict=True)
+    ]
+    return grid_figure(list(shown), titles)
 
 
-def grid_figure(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> Figure:
-    """Rows of pictures and maps under one another.
+@torch.no_grad()
+def picture_figure(
+    classifier: FrozenClassifier, images: Tensor, methods: Mapping[str, AdaViPro], labels: Tensor
+) -> Figure:
+    """Images as they are, as each method shows them to the classifier, and each mask (the paper's Figure 4).
 
     Args:
-        rows: by row title, either images (n, 3, h, w), uint8 or in [0, 1], or maps (n, h, w) of any range. A map
-            without negative values goes from black at 0 to white; one with a sign has mid-grey at 0. Half a per cent
-            of a row's values may be clipped.
-        columns: titles of the n columns.
-
-    Raises:
-        ValueError: if rows differ in length, or one is neither images nor maps.
+        images: uint8 (b, 3, h, w).
+        methods: trained methods by row title; those with a mask generator get a second row with their masks.
+        labels: (b,) true classes; a prediction's title is black where it is right.
     """
-    count = {len(row) for row in rows.values()} | ({len(columns)} if columns else set())
-    if len(count) != 1:
-        raise ValueError(f"rows and columns have lengths {sorted(count)}, but a grid needs one length")
-    (n,) = count
-    figure = Figure(figsize=(1.2 * n + 1.0, 1.25 * len(rows) + 0.1), layout="constrained")
-    for line, (name, row) in zip(figure.subplots(len(rows), n, squeeze=False), rows.items(), strict=True):
-        if row.ndim == 4 and row.shape[1] == 3:
-            low, high = 0.0, 255.0 if row.dtype == torch.uint8 else 1.0
-            pictures = (row.detach().cpu() / high).clamp(0, 1).permute(0, 2, 3, 1)
-            high = 1.0
-        elif row.ndim == 3:
-            pictures = row.detach().cpu().float()
-            high = max(pictures.abs().flatten().quantile(0.995).item(), 1e-6)
-            low = -high if pictures.min() < 0 else 0.0
-        else:
-            raise ValueError(f"row {name!r} has shape {tuple(row.shape)}, expected (n, 3, h, w) or (n, h, w)")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        for axes, picture in zip(line, pictures, strict=True):
-            axes.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    for axes, title in zip(figure.axes, columns, strict=False):
-        axes.set_title(title, fontsize=9)
+    x = classifier.normalise(images.to(classifier.mean.device))
+    rows, scores = {"raw": to_picture(x, classifier)}, {"raw": classifier(x)}
+    for name, method in methods.items():
+        shown = method(x)
+        rows[name], scores[name] = to_picture(shown.images, classifier), classifier(shown.images)
+        if method.masks is not None:
+            rows[f"{name}\nmask"] = (shown.mask * method.prompt.support)[:, 0]
+    figure = grid_figure(rows)
+    for place, name in enumerate(rows):
+        line = figure.axes[place * len(images) :]
+        for axes, found, label in zip(
+            line, scores.get(name, []), labels, strict=False
+        ):  # a mask has no scores
+            right = int(found.argmax()) == int(label)
+            title = classifier.class_names[int(found.argmax())] + ("" if right else " ✗")
+            axes.set_title(title, fontsize=6.5, pad=2, color="black" if right else "0.5")
     return figure
+
+
+def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, region_px: int) -> Figure:
+    """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
+
+    Regions that are on are light, those that are off dark; the image shows through.
+
+    Args:
+        masks_by_epoch: decisions (b, 1, r, r), one for each epoch.
+        images: uint8 (b, 3, h, w).
+    """
+    pictures = images.cpu().float() / 255
+    grey = pictures.mean(1, keepdim=True)
+    masks = [enlarge(decisions.cpu().float(), region_px) for decisions in masks_by_epoch]
+    columns = [pictures] + [(0.35 * grey + 0.65 * mask).expand(-1, 3, -1, -1) for mask in masks]
+    titles = ["image", *(f"epoch {i}" for i in range(len(masks)))]
+    return grid_figure(list(torch.stack(columns, 1)), titles)
+
+
+# --- One image through the method -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -108,55 +199,37 @@ def explain_figure(
         decisions: (1, 1, r, r), to set the regions by hand.
     """
     x = classifier.normalise(image[None].to(classifier.mean.device))
-    shown = method(x, decisions=decisions)
-    panels = [("image", to_picture(x, classifier)[0], 1.0)]  # a title, what is drawn, the value of white
-    logits = method.region_logits(x)
+    shown, logits = method(x, decisions=decisions), method.region_logits(x)
+    panels = {"image": _to_screen(x, classifier)}
     if logits is not None and method.edges is not None:
-        edges = method.edges(x)[0].abs().mean(0).cpu()
         title = "edges" if isinstance(method.edges, EdgeDetector) else "no edge detector"
-        difference = _reached(logits.diff(dim=1)[0, 0], method.live_regions())
-        largest = max(difference.nan_to_num().abs().max().item(), 1e-6)
-        panels += [(title, edges, edges.max().item()), ("logits: on minus off", difference, largest)]
-    reach = _reached(shown.mask[0, 0], method.prompt.support)
-    panels += [
-        ("mask: white is on", reach, 1.0),
-        ("prompted image", to_picture(shown.images, classifier)[0], 1.0),
-    ]
+        panels[title] = method.edges(x)[0].abs().mean(0).cpu()
+        panels["logits: on minus off"] = _reached(logits.diff(dim=1)[0, 0], method.live_regions())
+    panels["mask: white is on"] = _reached(shown.mask[0, 0], method.prompt.support)
+    panels["prompted image"] = _to_screen(shown.images, classifier)
 
-    names = 0.3 + 0.065 * max(map(len, classifier.class_names))  # their width in inches
-    width, step = 1.7 * len(panels) + names + 1.9, 1.06
+    names = 0.2 + 0.065 * max(map(len, classifier.class_names))  # their width in inches
+    width = 1.75 * len(panels) + 2.5 + names
     figure = Figure(figsize=(width, 2.0))
-    axes = figure.add_axes((0.01, 0.03, 1.7 * len(panels) / width, 0.94), frameon=False, xticks=[], yticks=[])
-    for place, (title, values, white) in enumerate(panels):  # one axes for all: half the time of one for each
-        left = place * step
-        axes.text(left + 0.5, 1.04, title, ha="center", fontsize=9)
-        axes.add_patch(Rectangle((left, 0), 1, 1, facecolor="0.92", hatch="////", edgecolor="0.5", zorder=-1))
-        black = -white if title.startswith("logits") else 0
-        where = (left, left + 1, 0, 1)
-        axes.imshow(values.numpy(), "gray", vmin=black, vmax=white, interpolation="nearest", extent=where)
-        if title.startswith("logits") and len(values) <= 8:
-            _write_numbers(axes, values, left)
-    axes.set(xlim=(-0.01, len(panels) * step - 0.05), ylim=(-0.01, 1.15))
-    bars = figure.add_axes((1 - 1.85 / width, 0.06, 1.8 / width, 0.8))
+    grid = figure.subplots(1, len(panels) + 1, width_ratios=[1] * len(panels) + [1.4])
+    figure.subplots_adjust(0.01, 0.05, 1 - names / width, 0.87, 0.08)
+    for axes, (title, values) in zip(grid, panels.items(), strict=False):
+        _show(axes, values, _limits(values.nan_to_num()))
+        axes.set_title(title, fontsize=9)
+        axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.5")
     before, after = classifier(torch.cat([x, shown.images])).softmax(1).cpu()
-    _draw_scores(bars, classifier.class_names, before, after, label)
+    _draw_scores(grid[-1], classifier.class_names, before, after, label)
     return figure
 
 
+def _to_screen(images: Tensor, classifier: FrozenClassifier) -> Tensor:
+    """The first of normalised images (b, 3, h, w) as matplotlib wants it, (h, w, 3)."""
+    return to_picture(images, classifier)[0].permute(1, 2, 0)
+
+
 def _reached(values: Tensor, live: Tensor) -> Tensor:
-    """Values with NaN, which shows the hatch behind, where the prompt cannot reach."""
+    """Values with NaN, which lets the background be seen, where the prompt cannot reach."""
     return values.float().masked_fill(~live, float("nan")).cpu()
-
-
-def _write_numbers(axes: Axes, values: Tensor, left: float) -> None:
-    """Write each region's value (r, r) over a picture of side 1."""
-    side = len(values)
-    places = 0 if values.nan_to_num().abs().max() >= 10 else 1
-    for row, column in values.isfinite().nonzero().tolist():
-        value = values[row, column].item()
-        where = (left + (column + 0.5) / side, 1 - (row + 0.5) / side)
-        colour = "black" if value > 0 else "white"
-        axes.text(*where, f"{value:.{places}f}", ha="center", va="center", fontsize=6, color=colour)
 
 
 def _draw_scores(axes: Axes, names: list[str], before: Tensor, after: Tensor, label: int | None) -> None:
@@ -171,43 +244,140 @@ def _draw_scores(axes: Axes, names: list[str], before: Tensor, after: Tensor, la
         (before, 0.2, "zero-shot", "0.85", "////"),
         (after, -0.2, "prompted", "#103a70", ""),
     ):
-        percent = (100 * values[chosen]).tolist()
-        drawn = axes.barh(
-            places + offset, percent, 0.38, color=colour, hatch=hatch, edgecolor="0.5", label=name
-        )
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "0.5", "label": name}
+        drawn = axes.barh(places + offset, (100 * values[chosen]).tolist(), 0.38, **style)
         axes.bar_label(drawn, fmt="%.0f", fontsize=6.5, padding=2)
     axes.set_yticks(places, [names[k] + (" ✓" if k == label else "") for k in chosen.tolist()], fontsize=8)
+    axes.yaxis.tick_right()
     axes.set(xlim=(0, 118), xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.set_title("class scores (%)" + ("" if label is None else ", ✓ true"), fontsize=9)
     axes.legend(fontsize=6.5, frameon=False, loc="lower right", reverse=True)
 
 
-def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, region_px: int) -> Figure:
-    """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
-
-    Regions that are on are light, those that are off dark; the image shows through.
+@torch.no_grad()
+def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: Tensor) -> Figure:
+    """One image through AdaViPro, a panel for each tensor on its way; what learns has a heavy border (Figure 3).
 
     Args:
-        masks_by_epoch: decisions (b, 1, r, r), one for each epoch.
-        images: uint8 (b, 3, h, w).
+        image: uint8 (3, h, w).
+
+    Raises:
+        ValueError: if the method has no mask generator.
     """
-    pictures = images.cpu().float() / 255
-    grey = pictures.mean(1, keepdim=True)
-    columns = [pictures] + [
-        (0.35 * grey + 0.65 * enlarge(m.cpu().float(), region_px)).expand(-1, 3, -1, -1)
-        for m in masks_by_epoch
+    if not isinstance(method.masks, MaskGenerator) or method.edges is None:
+        raise ValueError("the method has no mask generator: the architecture is AdaViPro's, not VP's")
+    x = classifier.normalise(image[None].to(classifier.mean.device))
+    edges, shown, template = method.edges(x), method(x), method.prompt()
+    assert shown.logits is not None
+    hidden, added = method.masks.convergence(edges).relu(), template * shown.mask
+    figure = Figure(figsize=(11, 4.2))
+    panels = figure.subplot_mosaic("abcdef;ghijkk", gridspec_kw={"left": 0.01, "right": 0.92, "wspace": 0.35})
+    steps = [  # title, tensor, what is drawn of it, the word on the way to the next
+        ("image x", x, _to_screen(x, classifier), "$F_e$"),
+        ("edges $m_e$ (fixed)", edges, edges[0].abs().mean(0), "$F_c$"),
+        ("$F_c(m_e)$", hidden, hidden[0].mean(0), "$F_p$"),
+        ("$F_p(F_c(m_e))$, on - off", shown.logits, shown.logits.diff(dim=1)[0, 0], ""),
+        ("decisions (likelier)", shown.decisions, shown.decisions[0, 0], r"$\Phi$"),
+        (r"mask $m_p = \Phi(\cdot)$", shown.mask, shown.mask[0, 0], ""),
+        ("template P", template, _to_screen(template, classifier), r"$\times m_p$"),
+        (r"$P \cdot m_p$", added, _to_screen(added, classifier), "+ x"),
+        (r"$x + P \cdot m_p$", shown.images, _to_screen(shown.images, classifier), ""),
     ]
-    count, side, gap = len(images), images.shape[-1], max(1, images.shape[-1] // 14)
-    padded = [F.pad(c, (0, gap, 0, gap), value=1.0) for c in columns]
-    strip = torch.cat([torch.cat(list(c), 1) for c in padded], 2)[:, :-gap, :-gap]  # (3, rows, columns)
-    figure = Figure(figsize=(0.8 * len(columns) + 0.1, 0.8 * count + 0.3))
-    axes = figure.add_axes((0.02, 0.01, 0.96, (0.8 * count - 0.02) / (0.8 * count + 0.3)))
-    axes.imshow(strip.permute(1, 2, 0).numpy(), interpolation="nearest")
-    titles = ["image"] + ["epoch 0"] * bool(masks_by_epoch) + [str(i) for i in range(1, len(masks_by_epoch))]
-    axes.set_xticks([i * (side + gap) + side / 2 for i in range(len(columns))], titles, fontsize=8)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0, pad=1)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    for place, (title, tensor, picture, word) in zip("abcdefghi", steps, strict=True):
+        learns = place in "cdg"
+        _show(panels[place], picture.cpu(), _limits(picture.cpu()))
+        panels[place].set_title(title, fontsize=9, fontweight="bold" if learns else "normal")
+        panels[place].set_xlabel(" x ".join(map(str, tensor.shape[1:])), fontsize=8)
+        panels[place].spines[:].set_linewidth(2.5 if learns else 0.6)
+        if place != "f":
+            arrow = {"arrowstyle": "-|>", "color": "0.2"}
+            panels[place].annotate("", (1.3, 0.5), (1.02, 0.5), "axes fraction", arrowprops=arrow)
+            panels[place].text(1.15, 0.55, word, transform=panels[place].transAxes, ha="center", fontsize=9)
+    clip = panels["j"]
+    clip.set(xticks=[], yticks=[], facecolor="0.92", box_aspect=1)
+    clip.set_title("frozen CLIP", fontsize=9)
+    clip.text(0.5, 0.5, "cosine of\n$f_v(x + P m_p)$\nand $f_t(c)$", ha="center", va="center", fontsize=9)
+    before, after = classifier(torch.cat([x, shown.images])).softmax(1).cpu()
+    _draw_scores(panels["k"], classifier.class_names, before, after, None)
+    return figure
+
+
+# --- Numbers --------------------------------------------------------------------------------------------------------
+
+
+def gumbel_figure(
+    temperatures: Sequence[float], difference: float, draws: int = 2000, seed: int = 0, hard: bool = False
+) -> Figure:
+    """Decisions sampled at each temperature, and the gradient that training gets through them; a column each.
+
+    Above: the decisions' values, soft ones or 0 and 1. Below: d soft / d (on - off), as straight-through gradients
+    use it, against the gradient of P(on) that it stands for.
+
+    Args:
+        difference: logit of on minus logit of off.
+        hard: whether the values above are 0 or 1; the gradient is the same.
+    """
+    noise = gumbel_noise(torch.Size((draws, 2, 1, 1)), generator(seed, "drawing-gumbel"))
+    p_on = torch.sigmoid(torch.tensor(difference, dtype=torch.float64)).item()
+    figure = Figure(figsize=(3.1 * len(temperatures) + 0.5, 4.4))
+    grid = figure.subplots(2, len(temperatures), squeeze=False)
+    figure.subplots_adjust(0.62 / figure.get_figwidth(), 0.11, 0.98, 0.89, 0.22, 0.62)
+    for temperature, (above, below) in zip(temperatures, grid.T, strict=True):
+        logits = torch.tensor([0.0, difference]).view(1, 2, 1, 1).repeat(draws, 1, 1, 1).requires_grad_()
+        values = decide(logits, temperature, noise, hard)
+        (gradients,) = torch.autograd.grad(values.sum(), logits)
+        values, gradient = values.detach().flatten(), gradients[:, 1].flatten()
+        share = (values > 0.5).float().mean()
+        above.set_title(f"temperature {temperature:.3g}\n{share:.0%} of decisions are on", fontsize=9)
+        above.hist(values.numpy(), 40, range=(0, 1), color="#7fb3d5", histtype="stepfilled")
+        below.set_title(f"gradient: variance {gradient.var():.2g}", fontsize=9)
+        steepest = 0.25 / temperature
+        below.hist(gradient.numpy(), 40, range=(0, steepest), color="0.75", histtype="stepfilled", log=True)
+        below.yaxis.set_minor_formatter(NullFormatter())
+        for axes, drawn, name, exact, words in (
+            (above, values, "P(on)", p_on, "decision"),
+            (below, gradient, "exact", p_on * (1 - p_on), "d decision / d (on - off)"),
+        ):
+            axes.axvline(exact, color="black", label=f"{name} {exact:.3f}")
+            axes.axvline(drawn.mean().item(), color="#d08a00", ls="--", label=f"mean {drawn.mean():.3f}")
+            axes.set_xlabel(words, fontsize=9)
+            axes.tick_params(labelsize=8)
+            axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel("samples", fontsize=9)
+    grid[1][0].set_ylabel("samples (log scale)", fontsize=9)
+    return figure
+
+
+def curves_figure(
+    histories: Mapping[str, pd.DataFrame | Sequence[Mapping[str, Any]]],
+    metrics: Sequence[str] = ("loss", "val_accuracy", "temperature", "share_on"),
+) -> Figure:
+    """Runs epoch by epoch: a panel for each metric, a line for each run.
+
+    Args:
+        histories: a run's name and its rows, one an epoch, as `watching.read_history` or a training's watch has them.
+        metrics: columns of those rows; a run without one has no line.
+    """
+    named = len(histories) > 1
+    size = (2.6 * len(metrics) + 0.3, 2.4 + (0.17 * len(histories) if named else 0))
+    figure = Figure(figsize=size, layout="constrained")
+    for metric, axes in zip(metrics, figure.subplots(1, len(metrics), squeeze=False)[0], strict=True):
+        title = METRIC_TITLES.get(metric, metric)
+        for i, (name, rows) in enumerate(histories.items()):
+            colour, dash = _LINES[i % len(_LINES)]
+            known = pd.DataFrame(rows).reindex(columns=["epoch", metric]).dropna()
+            shown = known[metric] * (100 if "(%)" in title else 1)
+            marks = {"markersize": 4, "markevery": max(1, len(known) // 10)}
+            axes.plot(known["epoch"], shown, dash, color=colour, label=name, **marks)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="y", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    if named:
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower left", fontsize=8, frameon=False)
     return figure

@@ -1,4 +1,4 @@
-"""The notebook series in one go: each notebook in a papermill process of its own; what is finished is kept."""
+"""The notebook series in one go: each notebook through papermill in a kernel of its own; what is finished is kept."""
 
 import hashlib
 import json
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
-from adavipro import executing
-from adavipro.classifiers import data_folder
-from adavipro.files import canonical_json
+from adavipro.io import canonical_json, data_folder
+from adavipro.sweeps import cluster
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-LIMIT_S = 1800.0  # of wall clock for one notebook: papermill can hang when a kernel dies
+MODULE = Path(__file__).parents[1]
+NOTEBOOKS = MODULE.parent / "notebooks"
+LIMIT_S = 1800.0  # of wall clock for one notebook
 
 
 @dataclass(frozen=True)
 class Rerun:
     """One notebook with its parameters, and what came of it.
 
-    error: None where it is finished; otherwise the last line of what went wrong.
+    repeated: whether it ran now, or was finished. error: None where it is finished; otherwise one line of what went
+    wrong.
     """
 
     name: str
@@ -56,9 +58,7 @@ def key(notebook: Path, parameters: dict[str, Any]) -> str:
     """Hash of a notebook's code, its parameters, the module and all that ships: the same key is the same rerun."""
     cells = json.loads(notebook.read_text())["cells"]
     behind = hashlib.sha256()
-    for path in sorted(
-        [*Path(__file__).parent.rglob("*.py"), *filter(Path.is_file, data_folder().rglob("*"))]
-    ):
+    for path in sorted([*MODULE.rglob("*.py"), *filter(Path.is_file, data_folder().rglob("*"))]):
         behind.update(path.read_bytes())
     content = {
         "cells": ["".join(c["source"]) for c in cells if c["cell_type"] == "code"],
@@ -74,21 +74,24 @@ def finished(folder: Path) -> bool:
         result = json.loads((folder / "result.json").read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return result.get("key") == folder.name and (folder / executing.DONE).exists()
+    return result.get("key") == folder.name and (folder / cluster.DONE).exists()
 
 
 def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float = LIMIT_S) -> Rerun:
     """Execute a notebook with papermill into <runs>/notebooks/<name>-<key>/, unless that is finished.
 
-    Finished is exit code 0 and a result.json with the key. What a failed one left stays as failed.ipynb.
+    Finished is no error and a result.json with the key. What a failed one left stays as failed.ipynb. Two processes
+    that are asked for the same rerun do it once: the second waits.
     """
     folder = runs.resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
-    if finished(folder):
-        return Rerun(notebook.stem, folder, repeated=False)
-    for name in ("result.json", executing.DONE):
-        (folder / name).unlink(missing_ok=True)
-    given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
-    error = executing.execute(notebook, folder, given, "result.json", limit_s)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "rerun.lock"):
+        if finished(folder):
+            return Rerun(notebook.stem, folder, repeated=False)
+        for name in ("result.json", cluster.DONE):
+            (folder / name).unlink(missing_ok=True)
+        given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
+        error = cluster.execute(notebook, folder, given, "result.json", limit_s)
     return Rerun(notebook.stem, folder, repeated=True, error=error)
 
 
@@ -99,9 +102,8 @@ def reproduce(runs: Path, chosen: Iterable[Path] | None = None, **parameters: An
         chosen: only these notebooks.
         parameters: given to every notebook (`world`, `device`).
     """
-    todo = series() if chosen is None else list(chosen)
     reruns = []
-    with tqdm(todo, unit="notebook") as bar:
+    with tqdm(series() if chosen is None else list(chosen), unit="notebook") as bar:
         for notebook in bar:
             bar.set_description_str(notebook.stem)
             reruns.append(rerun(notebook, runs, parameters))

@@ -1,12 +1,10 @@
-"""Interactive explorers for JupyterLab; the static twin of each is a figure of `adavipro.drawings` or `curves`."""
+"""Interactive explorers for JupyterLab; the static twin of each is a figure of `adavipro.lessons.drawings`."""
 
 import html
 import io
-import json
 import math
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
@@ -14,14 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from adavipro import curves, drawings
-from adavipro.classifiers import FrozenClassifier
+from adavipro.classifier import FrozenClassifier
+from adavipro.lessons import drawings
 from adavipro.method import AdaViPro
-from adavipro.progress import read_history
 from adavipro.prompts import frame_support
+from adavipro.where import enlarge
 
 _DRAWING = threading.Lock()  # JupyterLab may call back from another thread while a cell draws
-_FILES = ("config.json", "result.json")
 _UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
 
 
@@ -98,7 +95,7 @@ def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
 
     def draw() -> tuple[Figure, str]:
         line = "Black above: P(on). Black below: its gradient. Dashed: the means of what was drawn."
-        return curves.gumbel_figure([temperature.value], difference.value, draws, seed, hard.value), line
+        return drawings.gumbel_figure([temperature.value], difference.value, draws, seed, hard.value), line
 
     return _Picture(draw, temperature, difference, hard).under(temperature, difference, hard)
 
@@ -155,66 +152,8 @@ def mask_explorer(classifier: FrozenClassifier, method: AdaViPro, images: Tensor
     return picture.under(w.VBox([image, *buttons]), grid)
 
 
-def read_runs(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Read every run folder in `root`: results with their "history", and why others were left out, by name."""
-    runs, left_out = {}, {}
-    for folder in sorted(path.parent for path in root.glob("*/config.json")):
-        try:
-            runs[folder.name] = _read_run(folder)
-        except FileNotFoundError as error:
-            left_out[folder.name] = f"not finished, there is no {Path(error.filename).name}"
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            left_out[folder.name] = f"damaged: {error}"
-    return runs, left_out
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    settings, result = (json.loads((folder / name).read_text()) for name in _FILES)
-    if result["settings"] != settings or not folder.name.endswith(f"-{result['key']}"):
-        raise ValueError("config.json, result.json and the folder's name are not of the same run")
-    if not isinstance(result["test_accuracy"], float):
-        raise ValueError("result.json has no test accuracy")
-    history = [] if settings["method"] == "zero-shot" else read_history(folder)
-    return {**result, "history": history}
-
-
-def runs_explorer(root: Path) -> w.VBox:
-    """Pick runs in a folder of run folders, and a metric: see their curves, and the settings in which they differ.
-
-    Raises:
-        ValueError: if the folder holds no finished run.
-    """
-    runs, left_out = read_runs(root)
-    if not runs:
-        raise ValueError(f"there is no finished run in {root}: make one first, as experiment.run does")
-    chosen = w.SelectMultiple(options=list(runs), value=list(runs)[:2], description="runs")
-    chosen.layout.width = "36em"
-    options = [(title, name) for name, title in curves.METRIC_TITLES.items()]
-    metric = w.Dropdown(options=options, value="val_accuracy", description="metric")
-    faults = "".join(f"<br>Left out: {html.escape(f'{name} ({why})')}" for name, why in left_out.items())
-
-    def draw() -> tuple[Figure, str]:
-        picked = {name: runs[name] for name in chosen.value}
-        figure = curves.curves_figure({k: run["history"] for k, run in picked.items()}, [metric.value])
-        return figure, _comparison(picked) + faults
-
-    return _Picture(draw, chosen, metric).under(chosen, metric)
-
-
-def _comparison(runs: dict[str, dict[str, Any]]) -> str:
-    """Test accuracy and the settings in which runs differ, as an HTML table with a row a run."""
-    names = dict.fromkeys(name for run in runs.values() for name in run["settings"])
-    differ = [k for k in names if len({repr(run["settings"].get(k)) for run in runs.values()}) > 1]
-    rows = [["run", "test accuracy", *differ]]
-    for name, run in runs.items():
-        rows.append([name, f"{run['test_accuracy']:.1%}", *(str(run["settings"].get(k)) for k in differ)])
-    padded = "<td style='padding: 0 0.6em'>{}</td>"
-    lines = ["".join(padded.format(html.escape(cell)) for cell in row) for row in rows]
-    return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
-
-
 class LiveView:
-    """A run as it goes: loss, accuracy, temperature, regions on, and the masks of a few images as they form.
+    """A run as it goes: loss, accuracy, temperature, regions on, and the newest masks of a few images.
 
     Display `widget` before training and call `update` after each epoch.
 
@@ -226,25 +165,26 @@ class LiveView:
     def __init__(self, total_epochs: int, images: Tensor) -> None:
         self.total_epochs, self.images = total_epochs, images
         self.history: Sequence[dict[str, Any]] = []
-        self.masks: list[Tensor] = []
+        self.masks: Tensor | None = None
         self.bar = w.IntProgress(0, 0, total_epochs, description="epochs")
-        self.curves, self.strip = _Picture(self._curves), _Picture(self._strip)
-        self.widget = w.VBox([self.bar, self.curves.image, self.strip.image, self.curves.line])
+        self.curves, self.pictures = _Picture(self._curves), _Picture(self._pictures)
+        self.widget = w.VBox([self.bar, self.curves.image, self.pictures.image, self.curves.line])
 
     def update(self, history: Sequence[dict[str, Any]], masks: Tensor | None = None) -> None:
         """Redraw from a row of metrics for each epoch so far, and the images' newest decisions (b, 1, r, r), if any."""
-        self.history, self.bar.value = list(history), len(history)
-        if masks is not None:
-            self.masks.append(masks.detach().cpu())
+        self.history, self.masks, self.bar.value = list(history), masks, len(history)
         self.curves.redraw()
-        self.strip.redraw()
+        self.pictures.redraw()
 
     def _curves(self) -> tuple[Figure, str]:
-        figure = curves.curves_figure({"this run": self.history})
+        figure = drawings.curves_figure({"this run": self.history})
         for axes in figure.axes:
             axes.set_xlim(-0.2, max(1, self.total_epochs - 1) + 0.2)
         return figure, ""
 
-    def _strip(self) -> tuple[Figure, str]:
-        region_px = self.images.shape[-1] // self.masks[-1].shape[-1] if self.masks else 1
-        return drawings.forming_figure(self.masks, self.images, region_px), ""
+    def _pictures(self) -> tuple[Figure, str]:
+        rows = {"image": self.images}
+        if self.masks is not None:
+            masks = enlarge(self.masks, self.images.shape[-1] // self.masks.shape[-1])
+            rows[f"masks after\nepoch {len(self.history) - 1}"] = masks[:, 0]
+        return drawings.grid_figure(rows), ""

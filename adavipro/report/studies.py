@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from adavipro.recipe import SettingError
+
 # The small world is a quarter of the paper's: 56 px in regions of 8 px. Frames by their width at 224 px.
 FRAMES_PX = {5: 1, 30: 8, 60: 15, 90: 23, 112: 28}
 NARROW_PX, FULL_PX = FRAMES_PX[30], FRAMES_PX[112]
@@ -27,3 +29,27 @@ SEARCH: dict[str, dict[str, list[Any]]] = {
     "vp": {"prompt_lr": [1.0, 2.0, 4.0, 8.0, 16.0]},
     "adavipro": {"prompt_lr": [2.0, 4.0, 8.0, 16.0], "generator_lr": [0.1, 0.3]},
 }
+# Names of the ablations in `adavipro table`: the paper's numbers where it has one.
+TABLES = {
+    "4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width", "random": "random_share",
+    "hard": "hard", "standardise": "standardise", "epochs": "epochs", "start": "prompt_start_std",
+}  # fmt: skip
+
+
+def own_value(study: str) -> Any:
+    """The recipe's own value of what a study varies; random masks stand beside learned ones."""
+    return "learned" if study == "random_share" else (ABLATIONS | SENSITIVITY)[study][0]
+
+
+def ablation_value(study: str, text: str) -> Any:
+    """The value of an ablation that a text stands for, as results files have it.
+
+    Raises:
+        SettingError: if there is no such ablation, or it has no such value.
+    """
+    if study not in ABLATIONS:
+        raise SettingError(f"study is {study!r}, but it must be one of: {', '.join(ABLATIONS)}")
+    values = {str(value): value for value in ABLATIONS[study]}
+    if text not in values:
+        raise SettingError(f"value is {text!r}, but the values of {study} are: {', '.join(values)}")
+    return values[text]

@@ -1,188 +1,299 @@
-"""Results as tables: means and confidence intervals over seeds."""
+"""Tables of results: numbers and estimates in data frames, and how they are printed."""
 
-import csv
+import functools
+import itertools
+import math
+import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from adavipro.classifiers import data_folder
+import pandas as pd
 
-RESULTS = {"embedded": "embedded.csv"}
-MEAN = "mean"  # over data sets
-BASELINES = data_folder() / "results" / "baselines.csv"
-SEARCHED_VP = data_folder() / "results" / "search_vp.csv"
-# 97.5 % quantiles of Student's t for 1 to 19 degrees of freedom.
-_T: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+from adavipro.recipe import SettingError
+from adavipro.report import results, studies
+from adavipro.report.results import BASELINES, MEAN, Estimate, estimate, means_by_seed, of_studies, summarise
+from adavipro.report.studies import FULL_PX, NARROW_PX
 
-
-def confidence_half_width(values: list[float]) -> float | None:
-    """Half the width of the 95 % confidence interval of the mean (Student's t); None for a single value."""
-    n = len(values)
-    if n < 2:
-        return None
-    return _T[min(n - 2, len(_T) - 1)] * statistics.stdev(values) / n**0.5
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file, a row a dictionary."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_results(world: str = "embedded", path: Path | None = None) -> list[dict[str, str]]:
-    """Read the results that ship with the project, a row a run.
-
-    Raises:
-        ValueError: if the world ships no results.
-    """
-    if path is None:
-        if world not in RESULTS:
-            raise ValueError(f"world is {world!r}, but results ship for: {', '.join(RESULTS)}")
-        path = data_folder() / "results" / RESULTS[world]
-    rows = read_rows(path)
-    needed = {"dataset", "method", "prompt_px", "test_accuracy"}
-    if not rows or not needed <= rows[0].keys():
-        raise ValueError(f"{path} holds no results: it needs rows with {', '.join(sorted(needed))}")
-    return rows
-
-
-def of_studies(rows: Iterable[dict[str, Any]], *studies: str) -> list[dict[str, Any]]:
-    """Rows of some studies. A file without a column `study` holds a main grid."""
-    return [r for r in rows if r.get("study", "main") in studies]
-
-
-def method_of(row: dict[str, Any]) -> str:
-    """A row's method as tables name it: VP with a rate tuned for each width stands by itself."""
-    return "vp-tuned" if row.get("study") == "vp-tuned" else str(row["method"])
-
-
-def with_mean(rows: Iterable[dict[str, Any]], value: str = "test_accuracy") -> list[dict[str, Any]]:
-    """Add, for each seed, the mean over all data sets as a data set named "mean", so that it gets an interval too.
-
-    A cell where some data set is missing gets none.
-    """
-    rows = list(rows)
-    names = {r["dataset"] for r in rows}
-    cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for r in rows:
-        cells.setdefault((method_of(r), str(r["prompt_px"]), str(r.get("seed"))), []).append(r)
-    for cell in cells.values():
-        if (
-            len(names) > 1
-            and {r["dataset"] for r in cell} == names
-            and all(r[value] not in ("", None) for r in cell)
-        ):
-            mean = statistics.fmean(float(r[value]) for r in cell)
-            rows.append({**cell[0], "dataset": MEAN, value: mean})
-    return rows
-
-
-def summarise(rows: Iterable[dict[str, Any]], value: str = "test_accuracy") -> list[dict[str, Any]]:
-    """Mean and 95 % confidence interval over seeds, in percent, for each data set, method and prompt width."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
-        if row[value] in ("", None):
-            continue
-        px = "" if row["prompt_px"] in ("", None) else str(row["prompt_px"])
-        groups.setdefault((row["dataset"], method_of(row), px), []).append(100 * float(row[value]))
-    return [
-        {
-            "dataset": dataset,
-            "method": method,
-            "prompt_px": px,
-            "seeds": len(values),
-            **mean_and_interval(values),
-        }
-        for (dataset, method, px), values in groups.items()
-    ]
-
-
-def mean_and_interval(values: list[float]) -> dict[str, str]:
-    """Mean and half the width of its 95 % confidence interval, as text with two places; blank for one value."""
-    half = confidence_half_width(values)
-    return {"mean": f"{statistics.fmean(values):.2f}", "ci95": "" if half is None else f"{half:.2f}"}
-
-
-def shown(row: dict[str, str]) -> str:
-    """A mean with its interval, for a reader."""
-    return f"{float(row['mean']):.1f}" + (f" ± {float(row['ci95']):.1f}" if row["ci95"] else "")
-
-
-def to_markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table."""
-    head = list(rows[0])
-    cells = [head, ["---"] * len(head), *([str(row[k]) for k in head] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells) + "\n"
-
-
-def accuracy_matrix(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows as a reader's table: a line for each data set, and their mean, and each method; a column for each width."""
-    summary = summarise(with_mean(rows))
-    widths = sorted({int(r["prompt_px"]) for r in summary if r["prompt_px"]})
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for r in summary:
-        blank = {"dataset": r["dataset"], "method": r["method"], **{f"{w} px": "" for w in widths}}
-        line = lines.setdefault((r["dataset"], r["method"]), blank)
-        for w in widths:
-            if r["prompt_px"] in ("", str(w)):
-                line[f"{w} px"] = shown(r)
-    order = {"zero-shot": 0, "vp": 1, "vp-tuned": 2, "adavipro": 3}
-    return sorted(
-        lines.values(),
-        key=lambda x: (x["dataset"] == MEAN, x["dataset"], order.get(x["method"], len(order)), x["method"]),
-    )
-
-
-TABLE_1 = {
+TITLES = {
     "zero-shot": "zero-shot", "linear-probe": "linear probe", "fine-tune": "full fine-tuning", "vp": "VP",
     "adavipro": "AdaViPro",
 }  # fmt: skip
+# Orders of methods in tables.
+BY_WIDTH = ("zero-shot", "vp", "vp-tuned", "adavipro")
+BY_ANSWER = ("vp", "adavipro", "vp-fixed-patch", "vp-random-patch", "random-masks", "soft-masks", "smm")
+# What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
+# and the most of the nine data sets, 10 and 397.
+PAPER_PARAMETERS = {
+    "zero-shot": (0,), "linear-probe": (5_130, 203_661), "fine-tune": (87_849_216,), "vp": (69_840,),
+    "adavipro": (202_706,),
+}  # fmt: skip
 
 
-def main_matrix(rows: Iterable[dict[str, Any]], prompt_px: int) -> list[dict[str, str]]:
-    """Table 1: a line for each method, prompts at one width; a column for each data set and their mean."""
-    at_width = ("", "None", str(prompt_px))
-    summary = summarise(with_mean(r for r in of_studies(rows, "main") if str(r["prompt_px"]) in at_width))
-    cells = {(r["method"], r["dataset"]): shown(r) for r in summary}
-    names = sorted({r["dataset"] for r in summary}, key=lambda name: (name == MEAN, name))
-    return [
-        {"method": title, **{name: cells.get((method, name), "") for name in names}}
-        for method, title in TABLE_1.items()
-        if method in {r["method"] for r in summary}
-    ]
+def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Compute a table of NAMES from results, as `results.read` gives them; by default from those that ship.
+
+    Raises:
+        SettingError: if there is no such table, or the results lack a run or column that it needs.
+    """
+    if name not in NAMES:
+        raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
+    if rows is None:
+        shipped = {"where": results.CONTROLS}.get(name)
+        rows = read_search(SEARCHES[name]) if name in SEARCHES else results.read(shipped)
+    try:
+        rows = rows[rows["prompt_px"] == NARROW_PX] if name in SEARCHES else rows
+        found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
+    except LookupError as error:
+        raise SettingError(f"the results hold no {error}, which table {name} needs") from None
+    if found.empty:
+        raise SettingError(f"the results hold no runs for table {name}: make them with `adavipro sweep`")
+    return found
 
 
-def ablation_matrix(rows: Iterable[dict[str, Any]], study: str, own: str) -> list[dict[str, str]]:
+def _ordered(names: Collection[str], order: Collection[str] = (), last: str = "") -> list[str]:
+    """Names, once each: those of the order first, then the others by name, and one of them last."""
+    places = {name: i for i, name in enumerate(order)}
+    return sorted(set(names), key=lambda name: (name == last, places.get(name, len(places)), name))
+
+
+def with_baselines(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the main grid at the narrow frame, and those of the baselines that ship beside them (Tables 1 and 3)."""
+    main = of_studies(rows, "main")
+    main = main[main["prompt_px"].fillna(NARROW_PX) == NARROW_PX]
+    shipped = of_studies(
+        results.read_table(BASELINES, ("study", "dataset", "method", "test_accuracy")), "main"
+    )
+    shipped = shipped[shipped["dataset"].isin(main["dataset"]) & ~shipped["method"].isin(main["method"])]
+    return pd.concat([main, shipped], ignore_index=True)
+
+
+def by_method(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: every method, prompts at the narrow frame, on every data set and on their mean."""
+    wide = summarise(with_baselines(rows)).pivot(index="method", columns="dataset", values="estimate")
+    wide = wide.reindex(_ordered(wide.index, TITLES), columns=_ordered(wide, last=MEAN))
+    return wide.rename(index=TITLES).reset_index()
+
+
+def by_width(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 2: every method at every width of the frame, on every data set and on their mean."""
+    summary = summarise(of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0})
+    wide = summary.pivot(index=["dataset", "method"], columns="prompt_px", values="estimate")
+    if 0 in wide:  # without a prompt: the same at every width
+        bare = wide[0].notna()
+        wide[bare] = wide[bare].ffill(axis=1)
+        wide = wide.drop(columns=0)
+    names, methods = (_ordered(wide.index.unique(0), last=MEAN), _ordered(wide.index.unique(1), BY_WIDTH))
+    lines = [line for line in itertools.product(names, methods) if line in wide.index]
+    return wide.loc[lines].rename(columns="{} px".format).reset_index()
+
+
+def price(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 3: what each method learns, here and at the paper's sizes, and the seconds of a run here.
+
+    Of runs with one thread, mean over data sets and seeds; prompts at the narrow frame.
+    """
+    from adavipro.report import published  # here: it prints with this module
+
+    template = published.find(table="3", method="vp", quantity="parameters")
+    added = published.find(table="3", method="adavipro", quantity="added parameters")
+    told = {"vp": f"{template:g} M", "adavipro": f"VP's + {added:g} M"}
+    groups = dict(list(with_baselines(rows).groupby("method")))
+    own = {title: (method, groups[method]) for method, title in TITLES.items() if method in groups}
+    return pd.DataFrame(
+        {
+            "method": own.keys(),
+            "parameters": [_from_to(runs["parameters"]) for _, runs in own.values()],
+            "seconds": [Estimate(runs["seconds"].mean(), places=0) for _, runs in own.values()],
+            "parameters at the paper's sizes": [
+                _from_to(PAPER_PARAMETERS[method]) for method, _ in own.values()
+            ],
+            "published": [told.get(method, "") for method, _ in own.values()],
+        }
+    )
+
+
+def _from_to(counts: Collection[int]) -> str:
+    """A count, or the least and the most of several."""
+    return " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
+
+
+def _means(rows: pd.DataFrame, value: str) -> dict[tuple[str, int], pd.Series]:
+    """Mean over data sets in percent, by seed, for each method and width; zero-shot has width 0."""
+    means = means_by_seed(rows, value).fillna({"prompt_px": 0})
+    return {
+        cell: 100 * group.set_index("seed")[value] for cell, group in means.groupby(["method", "prompt_px"])
+    }
+
+
+def effects(rows: pd.DataFrame) -> pd.DataFrame:
+    """List each effect with its size, mean over data sets with its 95 % interval over seeds.
+
+    Accuracy in points of percent, differences taken seed by seed. The paper reports the first three of AdaViPro's
+    on CLIP, where its mean gain over VP at the four other widths is 9.0 (Table 2).
+    """
+    found = _means(of_studies(rows, "main", "vp-tuned"), "test_accuracy")
+    zero_shot = found["zero-shot", 0].iloc[0]  # nothing is drawn: one for all seeds
+    vp, ada = ({px: found[m, px] for m, px in found if m == method} for method in ("vp", "adavipro"))
+    vp_best, best = (max(own, key=lambda px: own[px].mean()) for own in (vp, ada))
+    worst = min(ada, key=lambda px: ada[px].mean())
+    lines = {
+        f"VP at {NARROW_PX} px, over zero-shot": vp[NARROW_PX] - zero_shot,
+        f"VP at full cover, over its best width ({vp_best} px)": vp[FULL_PX] - vp[vp_best],
+    }
+    for rival, name in (("vp", "VP"), ("vp-tuned", "VP with its rate tuned for each width")):
+        if (rival, FULL_PX) in found:
+            gaps = pd.DataFrame({px: ada[px] - found[rival, px] for px in ada})
+            lines |= {f"AdaViPro over {name} at {px} px": gaps[px] for px in gaps}
+            others = gaps.drop(columns=NARROW_PX).mean(axis=1, skipna=False)
+            lines[f"AdaViPro over {name}, mean of the four other widths"] = others
+    lines[f"AdaViPro at full cover, over its best width ({best} px)"] = ada[FULL_PX] - ada[best]
+    lines[f"AdaViPro at its worst width ({worst} px), over zero-shot"] = ada[worst] - zero_shot
+    return pd.DataFrame({"effect": lines.keys(), "points": map(estimate, lines.values())})
+
+
+def masks(rows: pd.DataFrame) -> pd.DataFrame:
+    """AdaViPro's masks by width: regions on, how much masks differ, object pixels under the prompt beside VP's.
+
+    In percent, mean over data sets (those that know their objects, for the cover), and the number of runs whose
+    masks are collapsed (under 5 or over 95 % on).
+    """
+    rows = of_studies(rows, "main")
+    shares, diversity, cover = (
+        _means(rows, value) for value in ("share_on", "mask_diversity", "object_cover")
+    )
+    widths = sorted(px for method, px in shares if method == "adavipro")
+    own = rows[rows["method"] == "adavipro"].dropna(subset=["share_on"])
+    on = {px: own[own["prompt_px"] == px]["share_on"].between(0.05, 0.95) for px in widths}
+    return pd.DataFrame(
+        {
+            "frame (px)": widths,
+            "regions on": [estimate(shares["adavipro", px]) for px in widths],
+            "diversity": [estimate(diversity["adavipro", px]) for px in widths],
+            "object cover": [estimate(cover["adavipro", px]) for px in widths],
+            "VP's object cover": [estimate(cover["vp", px]) for px in widths],
+            "collapsed runs": [f"{sum(~on[px])} of {len(on[px])}" for px in widths],
+        }
+    )
+
+
+def ablation(rows: pd.DataFrame, study: str) -> pd.DataFrame:
     """An ablation as a reader's table: a line for each method, width and value.
 
-    A column for each data set and their mean (over seeds), and the difference from the recipe's own value with its
-    95 % interval over pairs of the same data set and seed. Random masks stand beside the learned ones whose share of
-    regions they have.
-
-    Args:
-        own: the recipe's own value, as text.
+    Columns method, frame (px), <study> (the value as text), each data set and their mean over seeds, and the difference
+    from the recipe's own value with its 95 % interval over pairs of the same data set and seed; blank of that value
+    itself. Random masks stand beside the learned ones whose share of regions they have.
     """
-    rows = list(rows)
-    found = of_studies(rows, study)
+    found, own = of_studies(rows, study), str(studies.own_value(study))
     if study == "random_share":
-        cells = {(r["prompt_px"], r["seed"]) for r in found}
-        learned = [r for r in of_studies(rows, "main") if r["method"] == "adavipro"]
-        learned = [r for r in learned if (r["prompt_px"], r["seed"]) in cells]
-        found = [{**r, "value": own} for r in learned] + [{**r, "value": "random"} for r in found]
-    groups: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
-    for r in found:
-        group = groups.setdefault((r["method"], str(r["prompt_px"]), str(r["value"])), {})
-        group[r["dataset"], str(r["seed"])] = 100 * float(r["test_accuracy"])
+        main = of_studies(rows, "main")
+        learned = main[main["method"] == "adavipro"].merge(found[["prompt_px", "seed"]].drop_duplicates())
+        found = pd.concat([learned.assign(value=own), found.assign(value="random")])
+    return _compared(found.replace({"value": {results.spelled(own): own}}), study, own)
+
+
+def _compared(rows: pd.DataFrame, title: str, own: str) -> pd.DataFrame:
+    """Accuracy by method, width and value, and the difference from the value `own`."""
+    rows = rows.assign(percent=100 * rows["test_accuracy"]).dropna(subset=["percent"])
+    names = _ordered(rows["dataset"])
+    groups = {
+        cell: group.set_index(["dataset", "seed"])["percent"]
+        for cell, group in rows.groupby(["method", "prompt_px", "value"], sort=False)
+    }
     lines = []
-    for (method, px, value), accuracies in groups.items():
-        line = {"method": method, "frame (px)": px, study: value}
-        for name in sorted({dataset for dataset, _ in accuracies}):
-            line[name] = f"{statistics.fmean(a for (d, _), a in accuracies.items() if d == name):.1f}"
-        line[MEAN] = f"{statistics.fmean(accuracies.values()):.1f}"
-        reference = groups.get((method, px, own), {})
-        pairs = [a - reference[cell] for cell, a in accuracies.items() if cell in reference]
-        line["difference"] = shown(mean_and_interval(pairs)) if value != own and pairs else ""
+    for (method, px, value), percent in groups.items():
+        line: dict[str, Any] = {"method": method, "frame (px)": px, title: value}
+        line |= {name: Estimate(estimate(percent.get(name, ())).mean) for name in names}
+        whole = all(name in percent for name in names)
+        line[MEAN] = Estimate(statistics.fmean(percent) if whole else math.nan)
+        others = groups.get((method, px, own))
+        line["difference"] = estimate(() if value == own or others is None else percent - others)
         lines.append(line)
-    return lines
+    return pd.DataFrame(lines)
+
+
+def where(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every answer to "where" beside AdaViPro's, from the sweep of tables/embedded_controls.yaml.
+
+    Accuracy by data set and on the mean, difference from AdaViPro with its 95 % interval over pairs of the same data
+    set and seed, and how much of the objects the prompt covers (textures and SMM's masks tell none).
+    """
+    order = {name: place for place, name in enumerate(_ordered(rows["method"], BY_ANSWER))}
+    found = _compared(rows.assign(value=rows["method"], method=""), "where", "adavipro").drop(
+        columns="method"
+    )
+    found = found.sort_values(["frame (px)", "where"], key=lambda column: column.replace(order))
+    cover = 100 * rows.groupby(["prompt_px", "method"])["object_cover"].mean()
+    cells = zip(found["frame (px)"], found["where"], strict=True)
+    return found.assign(**{"objects covered (%)": [Estimate(cover[cell], places=0) for cell in cells]})
+
+
+def read_search(method: str, path: Path | None = None) -> pd.DataFrame:
+    """Read the search of a method's recipe on validation, a row a run: the one that ships, or a file like it."""
+    needed = ("dataset", "prompt_px", "seed", *studies.SEARCH[method], "val_accuracy")
+    return results.read_table(path or results.search_file(method), needed)
+
+
+def ranking(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """A search by recipe, those with most runs first, then those with the best mean validation accuracy.
+
+    Columns prompt_px, the settings of studies.SEARCH[method], runs and mean.
+    """
+    groups = rows.groupby(["prompt_px", *studies.SEARCH[method]], sort=False)["val_accuracy"]
+    found = groups.agg(runs="count", mean="mean").reset_index()
+    return found.sort_values(["runs", "mean"], ascending=False, ignore_index=True, kind="stable")
+
+
+def search(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The ranking of a search as a reader's table."""
+    found = ranking(rows, method)
+    found["mean"] = [Estimate(100 * mean, places=2) for mean in found["mean"]]
+    return found.rename(columns={"mean": "mean val (%)"})
+
+
+SEARCHES = {f"search-{method}": method for method in studies.SEARCH}
+OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
+    "1": by_method, "2": by_width, "3": price, "effects": effects, "masks": masks, "where": where,
+    **{name: functools.partial(search, method=method) for name, method in SEARCHES.items()},
+}  # fmt: skip
+NAMES = (*OTHERS, *studies.TABLES)
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, Estimate | str):
+        return str(cell)
+    if pd.isna(cell):
+        return ""
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table; what is missing is blank."""
+    text = frame.map(lambda cell: _text(cell).replace("|", r"\|"))
+    lines = [list(text), ["---"] * text.shape[1], *text.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV with every digit; half the interval of estimates has a column of its own, "<name> ci95"."""
+    columns = {}
+    for name, cells in frame.items():
+        columns[name] = [cell.mean if isinstance(cell, Estimate) else cell for cell in cells]
+        halves = [cell.half if isinstance(cell, Estimate) else None for cell in cells]
+        if any(half is not None for half in halves):
+            columns[f"{name} ci95"] = halves
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+
+
+def to_latex(told: pd.DataFrame | str) -> str:
+    """A frame as a LaTeX table with booktabs, or a paragraph of text; what is missing is blank."""
+    from tabulate import LATEX_ESCAPE_RULES, tabulate
+
+    if isinstance(told, str):
+        latex = "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in told)
+    else:
+        latex = tabulate(told.map(_text), "keys", "latex_booktabs", showindex=False, disable_numparse=True)
+    # Signs that LaTeX would not set as they are meant: a minus, a plus-minus, the two hyphens of an option.
+    latex = re.sub(r"(?<= )-(?=\d)", "$-$", latex)
+    return latex.replace("±", r"$\pm$").replace("--", "-{}-") + "\n"

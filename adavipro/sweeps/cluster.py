@@ -1,38 +1,78 @@
-"""Workers for a sweep: processes of this machine, a GPU each, or a Dask cluster that runs already."""
+"""Where runs go: a notebook in a kernel of its own, and Dask workers that have one at a time."""
 
 import contextlib
-import importlib.util
 import logging
 import os
-import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adavipro import executing
-from adavipro.settings import SettingError
+from filelock import FileLock, Timeout
 
-if TYPE_CHECKING:
-    from distributed import Client
+from adavipro.recipe import SettingError
 
 LOOPBACK = "127.0.0.1"
-CONNECT_S = 15  # for a cluster that runs already to answer
+CONNECT_S = 15.0  # for a scheduler to answer
+PATIENCE_S = 60.0  # without any worker, before a sweep gives up; one that is killed is back in seconds
+POLL_S = 1.0
+DIED = "its worker died again and again: it was killed, or memory ran out"
+RUNNING, DONE, FAILED = "running.ipynb", "notebook.ipynb", "failed.ipynb"
 
 
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch  # here: workers of a cluster import this module, and need no torch themselves
+def execute(
+    notebook: Path,
+    folder: Path,
+    parameters: Mapping[str, Any],
+    proof: str,
+    limit_s: float | None = None,
+    cwd: Path | None = None,
+) -> str | None:
+    """Execute a notebook into <folder>/notebook.ipynb. Returns None where it is done, or one line of what went wrong.
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not torch.cuda.is_available():
-        return []
-    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    Done is no error and the file `proof`: papermill alone takes `exit()` in a cell for a success. What a run that
+    failed left stays as failed.ipynb. Two that want the same folder work one after the other. The kernel ends when
+    this process does, however that ends.
+
+    Args:
+        proof: name of the file that the notebook writes into the folder, last.
+        limit_s: seconds of wall clock for the whole notebook; none: no limit.
+        cwd: where the notebook runs; none: here.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError
+
+    # A Dask worker gives memory back at once, which would make torch on a CPU twice as slow.
+    os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
+    end = time.monotonic() + (limit_s or 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    running, done = folder / RUNNING, False
+    try:
+        with FileLock(folder / "notebook.lock", timeout=-1 if limit_s is None else limit_s):
+            try:
+                papermill.execute_notebook(
+                    notebook, running, dict(parameters), kernel_name="python3", progress_bar=False, cwd=cwd,
+                    timeout_func=limit_s and (lambda cell: max(0.1, end - time.monotonic())),
+                    extra_arguments=["--log-level=50"],  # of the kernel itself, to the terminal
+                )  # fmt: skip
+                done = (folder / proof).exists()
+            finally:
+                if running.exists():
+                    running.replace(folder / (DONE if done else FAILED))
+    except (CellTimeoutError, Timeout):
+        return f"stopped after {limit_s:.0f} s"
+    except Exception as error:  # a cell's own, a dead kernel, a full disk
+        name, told = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+        return " ".join(f"{name}: {told}".split())
+    if not done:
+        return f"ended without {proof}: a cell left it"
+    (folder / FAILED).unlink(missing_ok=True)
+    return None
 
 
 def shares(workers: int | None, device: str) -> list[dict[str, str]]:
-    """The environment of each worker: its share of the cores and, where the device is cuda, its GPU.
+    """The environment of each worker: its share of the cores that we may use and, where the device is cuda, its GPU.
 
     Args:
         workers: how many; none: one a GPU, or one a core. More than there are GPUs share them.
@@ -40,148 +80,111 @@ def shares(workers: int | None, device: str) -> list[dict[str, str]]:
     Raises:
         SettingError: if there is no GPU, or no worker is asked for.
     """
+    from dask.system import cpu_count  # those that affinity and control groups leave
+
     if workers is not None and workers < 1:
         raise SettingError(f"workers is {workers}, but it must be at least 1")
-    places: list[dict[str, str]] = [{}]
-    cores = os.cpu_count() or 1
-    if device.startswith("cuda:"):
-        raise SettingError(
-            f"device is {device!r}, but workers share all GPUs: use cuda, and CUDA_VISIBLE_DEVICES to choose"
-        )
-    if device == "cuda":
-        places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus()]
-        if not places:
-            raise SettingError(f"device is {device!r}, but torch finds no GPU here: use cpu")
-    count = workers or (len(places) if "CUDA_VISIBLE_DEVICES" in places[0] else cores)
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}
-    return [{**threads, **places[i % len(places)]} for i in range(count)]
+    places: list[dict[str, str]] = [{}] * cpu_count()
+    if device.startswith("cuda"):
+        import torch  # here: workers import this module, and need no torch themselves
+
+        if device != "cuda" or not torch.cuda.is_available():
+            told = "but sweeps take cpu or, where torch finds a GPU, cuda: CUDA_VISIBLE_DEVICES says which"
+            raise SettingError(f"device is {device!r}, {told}")
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in named.split(",")]
+    count = workers or len(places)
+    threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // count))}
+    return [threads | places[i % len(places)] for i in range(count)]
 
 
 @contextlib.contextmanager
-def cluster(
-    workers: int | None = None, device: str = "cpu", scheduler: str | None = None, runs: int | None = None
-) -> Iterator["Client"]:
-    """Open a Dask cluster on this machine, or reach the one of `scheduler`; what was started here ends with it.
+def cluster(environments: list[dict[str, str]]) -> Generator[str]:
+    """Start a Dask scheduler, and a worker in each environment; it ends with what is done in it. Gives its address.
 
     Each worker has one run at a time, and is started again when it dies. All of it listens on loopback only.
-
-    Args:
-        workers, device: see `shares`.
-        runs: not more workers than this are started; the others' cores stay idle, since a run's rounding hangs on its
-            number of threads.
-
-    Raises:
-        SettingError: if Dask is not installed, or the scheduler does not answer or has no workers.
     """
-    if importlib.util.find_spec("distributed") is None:
-        raise SettingError("sweeps run on Dask, which is not installed: pip install 'adavipro[sweeps]'")
-    from distributed import Client, Scheduler, SpecCluster
+    import dask
+    from distributed import Nanny, Scheduler, SpecCluster
 
-    if scheduler is not None:
-        if workers is not None:
-            raise SettingError(
-                f"workers is {workers}, but the cluster at {scheduler} has its own: leave it out"
-            )
-        with _connected(scheduler) as client:
-            yield client
-        return
+    quiet = {"silence_logs": logging.CRITICAL}
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is for the sweep to hear
+    own = {"host": LOOPBACK, "nthreads": 1, "memory_limit": 0, "preload": [deaf], **quiet}
+    workers = {i: {"cls": Nanny, "options": {**own, "env": env}} for i, env in enumerate(environments)}
     listen = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}  # any free port
     with (
-        SpecCluster({}, {"cls": Scheduler, "options": listen}, silence_logs=logging.CRITICAL) as started,
-        _workers(started.scheduler_address, shares(workers, device)[:runs]),
-        Client(started, set_as_default=False) as client,
+        # What Dask adds to the environment of workers, it would leave in ours too.
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
+        SpecCluster(workers, {"cls": Scheduler, "options": listen}, **quiet) as started,
     ):
-        yield client
-
-
-@contextlib.contextmanager
-def _workers(scheduler: str, environments: list[dict[str, str]]) -> Iterator[None]:
-    """Start workers as one does by hand, out of reach of a terminal's Ctrl-C, which is for the sweep to hear."""
-    command = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_worker",
-        scheduler,
-        "--host",
-        LOOPBACK,
-        "--no-dashboard",
-    ]
-    command += ["--nthreads", "1", "--memory-limit", "0"]  # a run's memory is not that of its worker
-    none = subprocess.DEVNULL
-    processes = [
-        subprocess.Popen(command, stdout=none, stderr=none, env={**os.environ, **env}, start_new_session=True)
-        for env in environments
-    ]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
-
-
-@contextlib.contextmanager
-def _connected(scheduler: str) -> Iterator["Client"]:
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        told = "start one with `dask scheduler`, which tells its address as tcp://HOST:PORT"
-        raise SettingError(f"no Dask scheduler answers at {scheduler!r} ({error}): {told}") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_S)
-        except TimeoutError:
-            told = f"start some with `dask worker {scheduler} --nthreads 1`"
-            raise SettingError(f"the Dask scheduler at {scheduler} has no workers: {told}") from None
-        yield client
+        yield started.scheduler_address
 
 
 def execute_all(
-    client: "Client", root: Path, jobs: dict[str, dict[str, Any]], ended: Callable[[str, str | None], None]
-) -> None:
-    """Execute notebooks on a cluster. A job whose worker dies is done again by another, three times at most.
+    notebook: Path,
+    jobs: Mapping[Path, Mapping[str, Any]],
+    proof: str,
+    device: str = "cpu",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    limit_s: float | None = None,
+) -> Generator[tuple[Path, str | None]]:
+    """Execute a notebook many times on a Dask cluster. Gives folder, and what went wrong or None, as each ends.
 
-    Where this is interrupted, jobs that run are stopped, and have saved when it ends; the others do not start.
+    A job whose worker dies is done again, three times at most.
 
     Args:
-        root: a folder that all machines share, above those of the jobs.
-        jobs: by name, the arguments of `executing.execute`.
-        ended: called with a job's name, and with what went wrong or None, as each ends.
+        jobs: parameters by folder.
+        proof, limit_s: of `execute`.
+        workers: how many jobs at a time; none: one a GPU or a core. The cores are shared out; those of workers that
+            have no job stay idle, since a run's rounding hangs on its number of threads.
+        scheduler: address of a cluster that runs already; none: one is started here.
 
     Raises:
-        SettingError: naming the workers that do not see the root.
+        SettingError: if there is no cluster to run on, or it is lost.
     """
-    from distributed import as_completed, wait
-
-    root.mkdir(parents=True, exist_ok=True)
-    wanted = root / f".wanted-{uuid.uuid4().hex}"  # stands as long as the jobs are wanted
-    wanted.touch()
-    futures = {}
+    if not jobs:
+        return
     try:
-        blind = [address for address, sees in client.run(wanted.exists).items() if not sees]
-        if blind:
-            told = "every machine must see the folder of runs under the same path"
-            raise SettingError(f"{root} is not there for the workers {', '.join(blind)}: {told}")
-        for i, (name, job) in enumerate(jobs.items()):
-            futures[client.submit(_execute_here, wanted=wanted, **job, pure=False, priority=-i)] = name
-        for future in as_completed(futures, loop=client.loop):
-            error = future.exception()
-            ended(futures[future], future.result() if error is None else f"{type(error).__name__}: {error}")
-    finally:
-        wanted.unlink(missing_ok=True)
-        with contextlib.suppress(TimeoutError), client.as_current():
-            wait(list(futures), timeout=executing.GRACE_S + CONNECT_S)
-
-
-def _execute_here(parameters: dict[str, Any], wanted: Path, **how: Any) -> str | None:
-    """Execute a notebook on this worker, with its share of the cores. Returns None, or what went wrong."""
-    if not wanted.exists():
-        return f"it was stopped before it started, or {wanted.parent} is not the same folder on every machine"
-    threads = int(os.environ.get("OMP_NUM_THREADS", 1))
-    try:
-        return executing.execute(parameters={**parameters, "threads": threads}, wanted=wanted, **how)
-    except OSError as error:
-        return f"{type(error).__name__}: {error}"
+        from distributed import CancelledError, Client, wait
+    except ImportError:
+        told = "sweeps run on Dask, which is not installed: pip install 'adavipro[sweeps]'"
+        raise SettingError(told) from None
+    if scheduler and workers:
+        told = f"but the cluster at {scheduler} has its own: leave it out"
+        raise SettingError(f"workers is {workers}, {told}")
+    with contextlib.ExitStack() as stack:
+        address = scheduler or stack.enter_context(cluster(shares(workers, device)[: len(jobs)]))
+        try:
+            client = stack.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
+            client.wait_for_workers(1, timeout=CONNECT_S)
+        except (OSError, ValueError) as error:
+            told = "start `dask scheduler`, and `dask worker ADDRESS --nthreads 1` with the address that it tells"
+            raise SettingError(
+                f"no Dask scheduler with workers is at {address!r} ({error}): {told}"
+            ) from None
+        print(f"watch the runs at {client.dashboard_link}", file=sys.stderr)
+        how = {"proof": proof, "limit_s": limit_s, "cwd": Path.cwd(), "pure": False}
+        futures = {
+            client.submit(execute, notebook, folder, given, priority=-i, **how): folder
+            for i, (folder, given) in enumerate(jobs.items())
+        }
+        seen, wrong = time.monotonic(), ""  # when there was a worker
+        while futures and not wrong:
+            done = {}
+            try:
+                with client.as_current(), contextlib.suppress(TimeoutError):
+                    for future in wait(list(futures), timeout=POLL_S, return_when="FIRST_COMPLETED").done:
+                        died = future.exception(CONNECT_S) is not None
+                        done[future] = DIED if died else future.result(CONNECT_S)
+                if done or client.sync(client.scheduler.ncores, callback_timeout=CONNECT_S):
+                    seen = time.monotonic()
+            except (OSError, CancelledError):
+                wrong = "the Dask scheduler does not answer any more"
+            if time.monotonic() - seen > PATIENCE_S:
+                wrong = f"the Dask cluster has had no worker for {PATIENCE_S:.0f} s"
+            for future, told in done.items():
+                yield futures.pop(future), told
+        if futures:
+            kept = f"{len(jobs) - len(futures)} of {len(jobs)} runs have ended and are kept"
+            raise SettingError(f"{wrong}: {kept}, start it again for the others")

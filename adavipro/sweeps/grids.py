@@ -1,55 +1,39 @@
 """Table files: what a table of the paper, or one of ours, consists of, as a grid of runs."""
 
-import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import yaml
 
-from adavipro import baselines, comparison, experiment, presets, published, sheets, studies, sweeps
-from adavipro.classifiers import shipped
-from adavipro.experiment import Experiment
-from adavipro.settings import SettingError, from_mapping
+from adavipro import experiment
+from adavipro.experiment import Experiment, preset
+from adavipro.io import shipped
+from adavipro.recipe import SettingError, check_names
+from adavipro.report import results
+from adavipro.report.results import WITHOUT_PROMPT
+from adavipro.sweeps.runs import Found, Row, sweep, write_rows
 
 TABLES = shipped("tables")
-METHODS = (*experiment.METHODS, *baselines.METHODS, *presets.VARIANTS)
+METHODS = (*experiment.METHODS, *experiment.VARIANTS)
 WITHOUT_SEED = ("zero-shot", "linear-probe")  # nothing is drawn
-LEARNED = "learned"
+RANDOM = "random-masks"  # these have the share of regions that AdaViPro's run beside them learned
 KINDS: dict[str, type] = {"datasets": str, "methods": str, "prompt_px": int, "seeds": int}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a table.
+class Cell(NamedTuple):
+    """One run of a table, and what its row says besides: study (the setting that the table varies), value, method.
 
-    method: what the table calls it. value: of the setting that the table varies; blank for none. learned: the run is
-    AdaViPro's, and the cell's is the same with random masks that have as many regions on.
+    run: of random masks, AdaViPro's beside it, until its share of regions is known.
     """
 
-    method: str
-    value: Any
-    run: sheets.Run
-    learned: bool = False
-
-    def settled(self, root: Path) -> "Cell":
-        """The cell with the share of regions that AdaViPro's finished run has learned.
-
-        Raises:
-            SettingError: if that run is not finished.
-        """
-        assert isinstance(self.run, Experiment)  # a variant of AdaViPro
-        result = experiment.read_result(self.run, root)
-        if result is None:
-            needed = self.run.folder(root).name
-            raise SettingError(
-                f"{self.method} takes its share of regions from {needed}, which is not finished: run adavipro first"
-            )
-        run = dataclasses.replace(self.run, random_share=studies.learned_share(result["share_on"]))
-        return Cell(self.method, self.value, run)
+    label: Row
+    run: Experiment
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,7 @@ class Grid:
     """What a table file says; wrong names, types and values are refused with one sentence.
 
     table: the paper's number, or a name. methods: of METHODS; those without a prompt run at no width, those in which
-    nothing is drawn without a seed. values: at most one setting and its values, for methods with a prompt.
+    nothing is drawn once. values: at most one setting and its values, for methods with a prompt.
     """
 
     table: str
@@ -72,16 +56,16 @@ class Grid:
     def __post_init__(self) -> None:
         if not isinstance(self.table, str):
             raise SettingError(f"table is {self.table!r}, but it must be text: write it in quotes")
-        for name, kind in KINDS.items():
-            _check_list(name, getattr(self, name), kind)
-        for wrong in (m for m in self.methods if m not in METHODS):
-            raise SettingError(f"methods has {wrong!r}, but the methods are: {', '.join(METHODS)}")
         if not isinstance(self.values, Mapping) or len(self.values) > 1:
             raise SettingError(
                 f"values is {self.values!r}, but it must be one setting with a list of its values"
             )
+        for name, kind in KINDS.items():
+            _check_list(name, getattr(self, name), kind)
         for name, values in self.values.items():
             _check_list(f"values of {name}", values, object)
+        for wrong in (m for m in self.methods if m not in METHODS):
+            raise SettingError(f"methods has {wrong!r}, but the methods are: {', '.join(METHODS)}")
         self.cells()  # refuses what its runs refuse
 
     def narrowed(self, keep: Mapping[str, Sequence[Any] | None]) -> "Grid":
@@ -96,46 +80,27 @@ class Grid:
         kept: dict[str, Any] = {}
         for name, values in keep.items():
             own = getattr(self, name)
-            for wrong in (v for v in values or () if v not in own):
-                raise SettingError(
-                    f"table {self.table} has no {wrong!r} in {name}, but: {', '.join(map(str, own))}"
-                )
-            kept[name] = [v for v in own if values is None or v in values]
+            for wrong in (value for value in values or () if value not in own):
+                told = f"table {self.table} has no {wrong!r} in {name}"
+                raise SettingError(f"{told}, but: {', '.join(map(str, own))}")
+            kept[name] = [value for value in own if values is None or value in values]
         return dataclasses.replace(self, **kept)
 
     def cells(self) -> list[Cell]:
         """All runs, seed by seed, so that an unfinished table is a finished one with fewer seeds."""
-        once = itertools.product([0], self.datasets, [m for m in self.methods if m in WITHOUT_SEED])
-        cells = [self._plain(*place) for place in once]
-        for seed, dataset in itertools.product(self.seeds, self.datasets):
-            cells += [self._plain(seed, dataset, m) for m in self.methods if m == "fine-tune"]
-            for px, (setting, value) in itertools.product(self.prompt_px, self._values()):
-                changed = {
-                    "dataset": dataset,
-                    "prompt_px": px,
-                    "seed": seed,
-                    **({setting: value} if setting else {}),
-                }
-                cells += [
-                    self._prompted(m, value, changed)
-                    for m in self.methods
-                    if m not in WITHOUT_SEED and m != "fine-tune"
-                ]
-        return cells
-
-    def _values(self) -> list[tuple[str, Any]]:
-        return [(name, v) for name, values in self.values.items() for v in values] or [("", "")]
-
-    def _plain(self, seed: int, dataset: str, method: str) -> Cell:
-        if method in baselines.METHODS:
-            return Cell(method, "", baselines.preset(self.world, method, dataset=dataset, seed=seed))
-        return Cell(method, "", presets.preset(self.world, method, self.recipe, dataset=dataset, seed=seed))
-
-    def _prompted(self, method: str, value: Any, changed: dict[str, Any]) -> Cell:
-        base, settings = presets.VARIANTS.get(method, (method, {}))
-        learned = LEARNED in settings.values()
-        run = presets.preset(self.world, base if learned else method, self.recipe, **changed)
-        return Cell(method, value, run, learned)
+        study = next(iter(self.values), "main")
+        varied = [{study: value} for value in self.values.get(study, [])] or [{}]
+        runs = [(m, {"dataset": name}) for name in self.datasets for m in self.methods if m in WITHOUT_SEED]
+        for seed, name in itertools.product(self.seeds, self.datasets):
+            place: Row = {"dataset": name, "seed": seed}
+            runs += [(m, place) for m in self.methods if m == "fine-tune"]
+            for px, change, m in itertools.product(self.prompt_px, varied, self.methods):
+                runs += [(m, {**place, "prompt_px": px, **change})] if m not in WITHOUT_PROMPT else []
+        labels = [{"study": study, "value": place.get(study, ""), "method": m} for m, place in runs]
+        made = [
+            preset(self.world, "adavipro" if m == RANDOM else m, self.recipe, **place) for m, place in runs
+        ]
+        return list(map(Cell, labels, made))
 
 
 def _check_list(name: str, values: Any, kind: type) -> None:
@@ -151,6 +116,27 @@ def _check_list(name: str, values: Any, kind: type) -> None:
             raise SettingError(f"{name} has {value!r} twice: remove one")
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """YAML without two of its traps: the last of two keys wins, and 010 is 8."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for twice in (key for i, key in enumerate(keys) if key in keys[:i]):
+            raise SettingError(f"{twice} stands there twice: remove one")
+        return super().construct_mapping(node, deep)
+
+    def construct_plain_int(self, node: yaml.ScalarNode) -> int:
+        value = self.construct_yaml_int(node)
+        if not re.fullmatch(r"[-+]?(0|[1-9]\d*)", node.value):
+            raise SettingError(
+                f"{node.value} is {value} in YAML: write whole numbers in digits, without 0 before them"
+            )
+        return int(value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
+
+
 def read(path: Path) -> Grid:
     """Read a table file.
 
@@ -158,92 +144,61 @@ def read(path: Path) -> Grid:
         SettingError: naming the file, if it is not there or not YAML, or says what is not known.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
-    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if not isinstance(content, dict):
             raise SettingError("it must hold names with their values")
-        needed = [f.name for f in dataclasses.fields(Grid) if f.default is f.default_factory is MISSING]
-        for name in (n for n in needed if n not in content):
+        check_names(map(str, content), [f.name for f in dataclasses.fields(Grid)])
+        for name in (name for name in ("table", *KINDS) if name not in content):
             raise SettingError(f"{name} is missing")
-        return from_mapping(Grid, content)
+        return Grid(**content)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
 
 
-def sweep_table(grid: Grid, root: Path, **how: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Run a table, or read what is finished. Returns a row a run, all with the same columns, and errors by run folder.
-
-    `how` are `workers`, `scheduler`, `limit_s` and `device` of `sweeps.sweep`.
-    """
-    cells = grid.cells()
-    rows, errors = _sweep(grid, [c for c in cells if not c.learned], root, how)
-    settled = []
-    for cell in (c for c in cells if c.learned):
-        try:
-            settled.append(cell.settled(root))
-        except SettingError as error:
-            errors[f"{cell.method} beside {cell.run.folder(root).name}"] = str(error)
-    more, more_errors = _sweep(grid, settled, root, how)
-    return rows + more, errors | more_errors
-
-
-def finished_rows(grid: Grid, root: Path) -> list[dict[str, Any]]:
-    """The rows of a table's finished runs, as `sweep_table` gives them; nothing runs."""
-    rows = []
-    for cell in grid.cells():
-        with contextlib.suppress(SettingError):  # random masks whose share is not known yet
-            run = (cell.settled(root) if cell.learned else cell).run
-            if (row := sheets.finished_row(run, sheets.kind_of(run, "report"), root)) is not None:
-                rows.append(_labelled(grid, cell, row))
-    return rows
-
-
-def _sweep(
-    grid: Grid, cells: list[Cell], root: Path, how: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    rows, errors = sweeps.sweep([c.run for c in cells], "report", root, **how)
-    found = {row["key"]: row for row in rows}
-    keys = [(cell, cell.run.key()) for cell in cells]
-    return [_labelled(grid, cell, found[key]) for cell, key in keys if key in found], errors
-
-
-def _labelled(grid: Grid, cell: Cell, row: dict[str, Any]) -> dict[str, Any]:
-    common = {name: row.get(name) for name in sheets.COLUMNS}
-    named = {"method": cell.method, "recipe": grid.recipe if grid.world == "paper" else ""}
-    return {"study": next(iter(grid.values), "main"), "value": cell.value, **common, **named}
-
-
-def joined(
-    grid: Grid, rows: Iterable[dict[str, Any]], former: Iterable[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """A grid's rows with those that a file had of other cells of its table."""
-    own = {
-        "dataset": grid.datasets, "method": grid.methods, "prompt_px": ["", *map(str, grid.prompt_px)],
-        "value": ["", *(str(value) for _, value in grid._values())],
-    }  # fmt: skip
-
-    def other(row: dict[str, Any]) -> bool:
-        elsewhere = any(row[name] not in known for name, known in own.items())
-        return elsewhere or (row["method"] not in WITHOUT_SEED and row["seed"] not in map(str, grid.seeds))
-
-    return [*filter(other, former), *rows]
-
-
-def beside_published(
-    grid: Grid, rows: Iterable[Mapping[str, Any]], part: Grid | None = None
-) -> list[comparison.Line]:
-    """Set what came out of one of the paper's tables beside its published figures; see `comparison.lines`.
+def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
+    """Report the runs of a grid; random masks when the runs of AdaViPro that they stand beside are finished.
 
     Args:
-        part: only the lines of these cells; facts over several cells are about the whole table.
+        how: as `runs.sweep` takes it.
     """
-    whole = comparison.lines(
-        grid.table, rows, grid.datasets, grid.methods, grid.prompt_px, grid.values, grid.seeds
-    )
-    if part is None or part == grid:
-        return whole
-    titles = [published.TITLES.get(name, name) for name in part.datasets]
-    own = {"dataset": titles, "method": part.methods, "prompt_px": ["", *map(str, part.prompt_px)]}
-    return [ln for ln in whole if ln["seeds"] and all(ln[name] in known for name, known in own.items())]
+    ready = [cell for cell in cells if cell.label["method"] != RANDOM]
+    rows, errors = sweep([c.run for c in ready], "report", root, labels=[c.label for c in ready], **how)
+    settled = []
+    for label, run in (cell for cell in cells if cell.label["method"] == RANDOM):
+        if (beside := experiment.read_result(run, root)) is None:
+            told = "it takes its share of regions from this run, which is not finished: run adavipro first"
+            errors[f"{RANDOM} beside {run.folder(root).name}"] = told
+        else:
+            share = min(max(round(beside["share_on"], 2), 0.01), 0.99)  # neither zero-shot nor VP
+            if label["study"] == "random_share":  # one of those that ship
+                label = {**label, "method": "adavipro", "value": share}
+            settled.append(Cell(label, run.changed(where="random", random_share=share)))
+    more, failed = sweep([c.run for c in settled], "report", root, labels=[c.label for c in settled], **how)
+    return rows + more, errors | failed
+
+
+def sweep_table(grid: Grid, root: Path, out: Path | None = None, **how: Any) -> Found:
+    """Run a table, or read what is finished. Returns a row a run, all with the same columns, and errors by run folder.
+
+    Args:
+        out: results file to write; its rows of other cells are kept. It is read, and refused, before any run.
+        how: as `runs.sweep` takes it.
+    """
+    former = results.read(out) if out and out.exists() else None
+    rows, errors = sweep_cells(grid.cells(), root, **how)
+    rows = [{**row, "recipe": grid.recipe if grid.world == "paper" else ""} for row in rows]
+    if out:
+        write_rows(out, rows if former is None else joined(grid, rows, former))
+    return rows, errors
+
+
+def joined(grid: Grid, rows: Sequence[Row], former: pd.DataFrame) -> pd.DataFrame:
+    """A grid's rows with those that a file had of other cells of its table."""
+    values = [results.spelled(value) for own in grid.values.values() for value in own]
+    own = former["dataset"].isin(grid.datasets) & former["method"].isin(grid.methods)
+    own &= former["value"].isin(["", *values])
+    own &= former["prompt_px"].isin(grid.prompt_px) | former["method"].isin(WITHOUT_PROMPT)
+    own &= former["seed"].isin(grid.seeds) | former["method"].isin(WITHOUT_SEED)
+    return pd.concat([former[~own].astype(object), pd.DataFrame(rows, dtype=object)])

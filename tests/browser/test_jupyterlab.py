@@ -5,10 +5,8 @@ pytest's temporary folder.
 """
 
 import base64
-import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -21,15 +19,16 @@ from adavipro import experiment
 SECONDS = 60  # to wait for a kernel on a slow machine
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 START = """
-import json, time
+import time
 from pathlib import Path
-from adavipro import datasets, experiment, widgets
-from adavipro.experiment import Experiment
+from adavipro import datasets, experiment
+from adavipro.lessons import watching, widgets
 """
 RESTORE = """
-wanted = Experiment(**json.loads(Path("adavipro.json").read_text()))
-classifier, method = experiment.restore(wanted, Path("runs"))
-split = datasets.load_split(wanted.dataset, "test")
+(folder,) = Path("runs").iterdir()
+prompted = experiment.restore(folder)
+classifier, method = prompted.classifier, prompted.method
+split = datasets.load_split("letters", "test")
 images, labels = split.images[:6], split.labels[:6]
 """
 EXPLORERS = {
@@ -38,29 +37,22 @@ EXPLORERS = {
         f"again = 'again' in globals()\nif again:\n    time.sleep({SECONDS})",
     ],
     "mask": [RESTORE, "widgets.mask_explorer(classifier, method, images, labels)"],
-    "runs": ['widgets.runs_explorer(Path("runs"))'],
     "live": [
         RESTORE + "live = widgets.LiveView(3, images[:3])\nlive.widget",
-        """history = list(widgets.read_runs(Path("runs"))[0].values())[0]["history"]
+        """history = watching.read_history(folder).to_dict("records")
 for epoch in range(3):
     time.sleep(4)
-    masks = method(classifier.normalise(images[:3])).decisions
-    live.update(history[: epoch + 1], masks if epoch else 1 - masks)""",
+    live.update(history[: epoch + 1], method(classifier.normalise(images[:3])).decisions)""",
     ],
 }
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a notebook for each explorer, two finished runs, one damaged run, and the real notebooks."""
+    """A folder with a notebook for each explorer, a finished run, and the real notebooks."""
     root = tmp_path_factory.mktemp("lab")
     with small_splits():
-        for method in ("adavipro", "vp"):
-            experiment.run(tiny(method, prompt_px=15), root / "runs", progress_bar=False)
-    damaged = root / "runs" / "letters-vp-8px-seed0-0123456789ab"
-    damaged.mkdir()
-    (damaged / "config.json").write_text("{")
-    (root / "adavipro.json").write_text(json.dumps(asdict(tiny("adavipro", prompt_px=15))))
+        experiment.run(tiny("adavipro", prompt_px=15), root / "runs", progress_bar=False)
     for name, cells in EXPLORERS.items():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (START, *cells)])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -138,31 +130,18 @@ def test_region_switched_by_click_changes_picture_and_scores(notebook):
     assert read_picture(picture) == before
 
 
-def test_runs_are_compared_and_a_damaged_one_is_named(notebook):
-    page = notebook("runs.ipynb")
-    picture = shown_picture(page)
-    before = read_picture(picture)
-    expect(page.locator(".widget-html-content")).to_contain_text(
-        "Left out: letters-vp-8px-seed0-0123456789ab (damaged"
-    )
-    page.get_by_label("metric").select_option("training loss")
-    before = wait_for_change(picture, before)
-    page.locator("select[multiple]").select_option(index=0)
-    wait_for_change(picture, before)
-
-
 def test_live_view_redraws_after_each_epoch_while_its_cell_runs(notebook):
     page = notebook("live.ipynb")
-    curves, strip = shown_picture(page, 0), shown_picture(page, 1)
-    seen = {(read_picture(curves), read_picture(strip))}
+    curves, masks = shown_picture(page, 0), shown_picture(page, 1)
+    seen = {(read_picture(curves), read_picture(masks))}
     running = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
     expect(running).to_contain_text("*")
     while "*" in running.inner_text():
-        seen.add((read_picture(curves), read_picture(strip)))
+        seen.add((read_picture(curves), read_picture(masks)))
         time.sleep(0.2)
-    seen.add((read_picture(curves), read_picture(strip)))
+    seen.add((read_picture(curves), read_picture(masks)))
     assert len({curve for curve, _ in seen}) == 4  # empty, and three epochs
-    assert len({masks for _, masks in seen}) == 4
+    assert len({picture for _, picture in seen}) == 4
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 
-from adavipro import masks
-from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator
+from adavipro import where
+from adavipro.baselines.controls import PatchPrompt
+from adavipro.io import generator
 from adavipro.method import AdaViPro
-from adavipro.prompts import FramePrompt, PatchPrompt
-from adavipro.seeds import generator
+from adavipro.prompts import FramePrompt
+from adavipro.where import EdgeDetector, MaskGenerator
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_p4_all_regions_on_are_vp(model, images):
 def test_p4_extreme_temperatures_and_logits_stay_finite(dtype, temperature, hard, rng):
     extreme = torch.tensor([[0, 0], [6e4, -6e4], [-6e4, 6e4], [1e-4, 0], [20, -20]])
     logits = extreme.view(5, 2, 1, 1).to(dtype).requires_grad_()
-    decisions = masks.decide(logits, temperature, masks.gumbel_noise(logits.shape, rng), hard)
+    decisions = where.decide(logits, temperature, where.gumbel_noise(logits.shape, rng), hard)
     decisions.sum().backward()
     assert ((decisions >= 0) & (decisions <= 1)).all()
     assert logits.grad.isfinite().all()

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import own_network
 import pytest
 import torch
 from helpers import run_and_count, small_splits, tiny
 
 from adavipro import checkpoints, experiment, training
 from adavipro.checkpoints import CheckpointError
-from adavipro.edges import EdgeDetector
-from adavipro.masks import MaskGenerator
+from adavipro.data import Split
 from adavipro.method import AdaViPro
-from adavipro.progress import Progress, load_progress, save_progress
 from adavipro.prompts import FramePrompt
-from adavipro.schedules import Recipe
+from adavipro.recipe import Recipe
+from adavipro.where import EdgeDetector, MaskGenerator
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
 RUNS = {"vp": tiny("vp", epochs=6), "adavipro": tiny("adavipro", epochs=6)}
@@ -70,68 +70,66 @@ def interrupt(run, root, steps) -> None:
         experiment.run(run, root, progress_bar=False)
 
 
-# --- R1 ------------------------------------------------------------------------------------------------------------
+# --- R1 -----------------------------------------------------------------------------------------------------------
 
 
-def start(*args) -> multiprocessing.Process:
-    """Start `run_and_count` in a process of its own; a fork server spares it the imports."""
+def start(target, *args) -> multiprocessing.Process:
+    """Start a function in a process of its own; a fork server spares it the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers"])
-    process = context.Process(target=run_and_count, args=args)
+    context.set_forkserver_preload(own_network.PRELOADED)
+    process = context.Process(target=target, args=args)
     process.start()
     return process
 
 
-@both_methods
-def test_r1_run_killed_at_random_times_ends_with_the_bits_of_the_uninterrupted_one(whole, tmp_path, name):
-    run, chance, kills = RUNS[name], random.Random(name), 0
-    folder, log = run.folder(tmp_path) / "checkpoints", tmp_path / "steps"
-    while experiment.read_result(run, tmp_path) is None:
-        newest = max(checkpoints.steps_saved(folder), default=0)
-        process = start(run, tmp_path, log)
-        if kills < 3:
-            while process.is_alive() and max(checkpoints.steps_saved(folder), default=0) == newest:
-                time.sleep(0.002)
-            process.join(chance.uniform(0, 0.1))
+def test_r1_fit_killed_at_random_steps_ends_with_the_bits_of_the_uninterrupted_one(tmp_path):
+    steps, whole, file = (
+        own_network.EPOCHS * own_network.STEPS_AN_EPOCH,
+        tmp_path / "whole",
+        tmp_path / "file",
+    )
+    own_network.fit(whole).save(tmp_path / "expected")
+    chance, log, kills = random.Random(1), tmp_path / "steps", 0
+    log.touch()
+    while not file.exists():
+        begun, wait_for = len(log.read_text()), chance.randint(1, 8)
+        process = start(own_network.fit_and_count, tmp_path / "cut", log, file)
+        if kills < 8:
+            while process.is_alive() and len(log.read_text()) < begun + wait_for:
+                time.sleep(0.0005)
             process.kill()
         process.join()
         assert process.exitcode in (0, -9)
         kills += process.exitcode == -9
-    assert kills > 0
-    assert content(run, tmp_path) == content(run, whole)
-    assert len(log.read_text()) <= STEPS + kills * STEPS_AN_EPOCH  # a kill costs an epoch at most
+    assert kills > 3
+    assert file.read_bytes() == (tmp_path / "expected").read_bytes()
+    for path in whole.iterdir():
+        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
+    # A kill costs the epoch at hand, at most.
+    assert steps < len(log.read_text()) <= steps + kills * own_network.STEPS_AN_EPOCH
 
 
-@both_methods
-def test_r1_run_killed_in_every_kind_of_save_ends_with_the_bits_of_the_uninterrupted_one(
-    whole, tmp_path, name
-):
-    run, log, taken = RUNS[name], tmp_path / "steps", []
+def test_r1_run_killed_in_every_kind_of_save_ends_with_the_bits_of_the_uninterrupted_one(whole, tmp_path):
+    run, log, taken = RUNS["adavipro"], tmp_path / "steps", []
     log.touch()
-    for file in (
-        "step-00000006.json",
-        "step-00000006.safetensors",
-        "step-00000012.safetensors",
-        "metrics.csv",
-        "result.json",
-        None,
-    ):
+    cuts = "step-00000006.safetensors step-00000012.safetensors metrics.csv prompt.safetensors result.json".split()
+    for file in (*cuts, None):
         before = len(log.read_text())
-        process = start(run, tmp_path, log, file)
+        process = start(run_and_count, run, tmp_path, log, file)
         process.join()
         assert process.exitcode == (-9 if file else 0)
         taken.append(len(log.read_text()) - before)
-    assert taken == [6, 3, 9, 9, 0, 0]
+    assert taken == [6, 9, 9, 0, 0, 0]
     assert content(run, tmp_path) == content(run, whole)
 
 
-# --- R3, R6, T1 ----------------------------------------------------------------------------------------------------
+# --- R3, R6, T1 ---------------------------------------------------------------------------------------------------
 
 
 @both_methods
 def test_r3_run_that_lacks_its_result_only_takes_no_further_step(whole, copy, monkeypatch, name):
     run = RUNS[name]
-    for file in ("result.json", "metrics.csv", "timing.json"):
+    for file in ("result.json", "prompt.safetensors", "metrics.csv", "timing.json"):
         (run.folder(copy) / file).unlink()
     monkeypatch.setattr(training, "train_step", None)
     experiment.run(run, copy, progress_bar=False)
@@ -139,12 +137,14 @@ def test_r3_run_that_lacks_its_result_only_takes_no_further_step(whole, copy, mo
 
 
 @both_methods
-@pytest.mark.parametrize("file", ["safetensors", "json"])
-def test_r6_truncated_checkpoint_costs_an_epoch_and_a_warning(whole, copy, name, file):
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-100], lambda c: c[:-1] + bytes([c[-1] ^ 1])], ids=["cut", "flip"]
+)
+def test_r6_damaged_checkpoint_costs_an_epoch_and_a_warning(whole, copy, name, damage):
     run = RUNS[name]
     (run.folder(copy) / "result.json").unlink()
-    newest = run.folder(copy) / "checkpoints" / f"step-{STEPS:08d}.{file}"
-    newest.write_bytes(newest.read_bytes()[:-100])
+    newest = run.folder(copy) / "checkpoints" / f"step-{STEPS:08d}.safetensors"
+    newest.write_bytes(damage(newest.read_bytes()))
     with pytest.warns(UserWarning, match=rf"{newest.name}.*going on from step {STEPS - STEPS_AN_EPOCH}"):
         experiment.run(run, copy, progress_bar=False)
     assert content(run, copy) == content(run, whole)
@@ -182,52 +182,73 @@ def test_t1_same_seed_gives_the_same_bits_and_another_seed_others(whole, tmp_pat
         assert not torch.equal(value, weights[1][key]), key
 
 
-# --- R8 ------------------------------------------------------------------------------------------------------------
+# --- R8 -----------------------------------------------------------------------------------------------------------
 
 IDENTITY = {"region_px": 4, "seed": 0, "model": "small-clip", "class_names": ["a", "b"]}
+RECIPE = Recipe(epochs=1, batch_size=2, warmup_steps=0)
 
 
-def parts(seed, region_px=4, width=2):
-    """A method of 8 px with its optimiser after a step, and its best weights."""
+class Mean(torch.nn.Module):
+    """A classifier of two classes by the mean colour; all that a training asks of one."""
+
+    mean = torch.zeros(1)
+
+    def forward(self, images):
+        return images.mean((2, 3))[:, :2]
+
+    def normalise(self, images):
+        return images
+
+    def use_mapping(self, index):
+        pass
+
+    def refresh_mapping(self, method, train, epoch):
+        pass
+
+    def mapping_index(self):
+        return None
+
+
+def train(
+    folder, seed, identity=IDENTITY, resume=False, region_px=4, width=2
+) -> tuple[AdaViPro, training.Progress]:
+    """Train a method of 8 px for a step, or load the finished training. Returns it and its progress."""
     g = torch.Generator().manual_seed(seed)
-    method = AdaViPro(
-        FramePrompt(8, 2, generator=g), EdgeDetector(), MaskGenerator(8, region_px, width, generator=g)
-    )
-    optimizer = training.build_optimizer(method, Recipe(), 0.9)
-    method(torch.randn(2, 3, 8, 8, generator=g), 1.0, g).images.square().sum().backward()
-    optimizer.step()
-    return method, optimizer, {name: p.detach() + 1 for name, p in method.named_parameters()}
-
-
-def bits(method, optimizer, best) -> list[torch.Tensor]:
-    momenta = [optimizer.state[p]["momentum_buffer"] for p in method.parameters()]
-    return [t.clone() for t in (*method.parameters(), *momenta, *best.values())]
+    masks = MaskGenerator(8, region_px, width, generator=g)
+    method = AdaViPro(FramePrompt(8, 2, generator=g), EdgeDetector(), masks)
+    split = Split(torch.rand(2, 3, 8, 8, generator=g), None, torch.tensor([0, 1]))
+    before = [p.detach().clone() for p in method.parameters()]
+    try:
+        state = training.train(
+            Mean(), method, split, split, RECIPE, 0, folder, identity, resume, progress_bar=False
+        )
+    except CheckpointError:  # nothing may be loaded
+        for p, value in zip(method.parameters(), before, strict=True):
+            assert torch.equal(p, value)
+        raise
+    return method, state
 
 
 @pytest.fixture
 def saved(tmp_path):
     """A folder with a checkpoint of step 1, its tensors and its settings."""
-    save_progress(tmp_path, *parts(1), Progress(step=1), IDENTITY)
-    return tmp_path, *checkpoints.load_checkpoint(tmp_path, 1)
+    train(tmp_path, seed=1)
+    return tmp_path, *checkpoints.load_newest(tmp_path)
 
 
 def refused(folder, identity=IDENTITY, **sizes) -> str:
-    """What loading says. Nothing may be loaded."""
-    here = parts(2, **sizes)
-    before = bits(*here)
     with pytest.raises(CheckpointError) as caught:
-        load_progress(folder, *here, identity)
-    for value, expected in zip(bits(*here), before, strict=True):
-        assert torch.equal(value, expected)
+        train(folder, 2, identity, True, **sizes)
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_r8_right_checkpoint_is_loaded(saved):
-    folder, *_ = saved
-    here = parts(2)
-    assert load_progress(folder, *here, IDENTITY) == Progress(step=1)
-    for value, expected in zip(bits(*here), bits(*parts(1)), strict=True):
-        assert torch.equal(value, expected)
+    folder, tensors, settings = saved
+    method, state = train(folder, seed=2, resume=True)
+    assert state == training.Progress(**settings["progress"])
+    for name, p in method.named_parameters():
+        assert torch.equal(p, tensors[f"best.{name}"])
 
 
 @pytest.mark.parametrize(
@@ -282,12 +303,16 @@ def test_r8_checkpoint_with_a_tensor_too_many(saved):
     assert "tensor now.other is unknown" in refused(folder)
 
 
-def test_r8_checkpoint_of_another_format(saved, monkeypatch):
-    folder, tensors, settings = saved
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
-    checkpoints.save_checkpoint(folder, 1, tensors, settings)
-    monkeypatch.undo()
-    assert "format version 2, but this release reads 1" in refused(folder)
+def test_r8_sealed_file_that_is_no_checkpoint_or_of_another_format(saved, monkeypatch):
+    folder, *_ = saved
+    checkpoints.save_checkpoint(folder, 1, {"x": torch.ones(1)}, {"kind": "prompted classifier"})
+    told = refused(folder)
+    assert "tensor now.prompt.values is missing" in told
+    assert "tensor x is unknown" in told
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", 3)
+        checkpoints.save_checkpoint(folder, 1, {"x": torch.ones(1)}, {})
+    assert "format version 3, but this release reads 2" in refused(folder)
 
 
 def test_r8_run_names_the_settings_that_differ_and_no_others(copy):
@@ -303,10 +328,10 @@ def test_r8_run_names_the_settings_that_differ_and_no_others(copy):
     assert "batch_size" not in told
 
 
-# --- R9 ------------------------------------------------------------------------------------------------------------
+# --- R9 -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leftover", [None, "step-00000003.safetensors", "step-00000003.json.partial"])
+@pytest.mark.parametrize("leftover", [None, "step-00000003.safetensors.partial", "step-3.json"])
 def test_r9_resume_without_a_checkpoint_is_an_error(tmp_path, monkeypatch, leftover):
     run = RUNS["vp"]
     folder = run.folder(tmp_path) / "checkpoints"
@@ -317,6 +342,17 @@ def test_r9_resume_without_a_checkpoint_is_an_error(tmp_path, monkeypatch, lefto
     with pytest.raises(CheckpointError, match=r"no checkpoint .* to resume from"):
         experiment.run(run, tmp_path, resume=True, progress_bar=False)
     assert folder.exists() == (leftover is not None)
+
+
+def test_r9_no_checkpoint_that_is_sound_is_an_error_and_no_silent_restart(copy, monkeypatch):
+    run = RUNS["vp"]
+    (run.folder(copy) / "result.json").unlink()
+    for file in (run.folder(copy) / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    monkeypatch.setattr(training, "train_step", None)
+    for resume in (None, True):
+        with pytest.raises(CheckpointError, match=r"no checkpoint is sound: .*step-00000018.*step-00000015"):
+            experiment.run(run, copy, resume=resume, progress_bar=False)
 
 
 def test_interrupted_run_goes_on_from_its_checkpoint_when_asked(whole, tmp_path):

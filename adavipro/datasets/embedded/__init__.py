@@ -39,17 +39,14 @@ class OtherPicturesWarning(UserWarning):
 class Drawn:
     """A drawn data set, as every `datasets.Source`."""
 
-    split = None
+    split: str | None = None
     version = VERSION
 
     def __init__(self, name: str) -> None:
         self.name = self.slug = name
         self.class_names = CLASS_NAMES[name]
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Images of each split."""
-        return {"train": 2000, "val": 594, "test": 1000} if self.name == "digits" else SIZES
+        digits = {"train": 2000, "val": 594, "test": 1000}
+        self.counts: Mapping[str, int] = digits if name == "digits" else SIZES
 
     def load(self, split: str, image_px: int = IMAGE_PX) -> Split:
         """Draw one split, or copy it from memory."""
@@ -83,8 +80,8 @@ def draw_split(name: str, split: str) -> Split:
     expected = drawn_sha256().get(f"{name}-{split}")
     if len(drawn) >= 594 and sha256(drawn) != expected:
         warnings.warn(
-            f"{name}, {split}, is drawn here with other pictures than the shipped results are on: fonts, Pillow or torch "
-            "differ, and so may results, a little",
+            f"{name}, {split}, is drawn here with other pictures than the shipped results are on: fonts, Pillow or "
+            "torch differ, and so may results, a little",
             OtherPicturesWarning,
             stacklevel=2,
         )

@@ -1,13 +1,74 @@
+"""Where to add: edges (Eq. 3), region logits, sampled and likelier decisions (Eq. 4 to 7), and what masks show."""
+
 import math
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from adavipro import masks
-from adavipro.masks import MaskGenerator, RandomMasks
-from adavipro.seeds import generator
+from adavipro import where
+from adavipro.io import generator
+from adavipro.where import EdgeDetector, MaskGenerator
+
+MEAN, STD = torch.tensor([0.48, 0.46, 0.41]), torch.tensor([0.27, 0.26, 0.28])
+
+# --- Edges --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_edges_are_scipys_laplacian_of_each_channel(dtype, rng):
+    images = torch.randn(2, 3, 9, 12, generator=rng, dtype=dtype)
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    edges = EdgeDetector()(images)
+    assert edges.dtype == dtype
+    for image, edge in zip(images.numpy(), edges.numpy(), strict=True):
+        for channel in range(3):
+            convolved = scipy.ndimage.convolve(image[channel], kernel, mode="constant", cval=0.0)
+            np.testing.assert_allclose(edge[channel], convolved, atol=1e-5)
+            laplacian = scipy.ndimage.laplace(image[channel], mode="constant", cval=0.0)
+            np.testing.assert_allclose(edge[channel], laplacian, atol=1e-5)
+
+
+def test_one_channel_takes_the_edges_of_the_mean_colour(rng):
+    images = torch.randn(2, 3, 9, 12, generator=rng)
+    edges = EdgeDetector(channels=1)(images)
+    assert edges.shape == (2, 1, 9, 12)
+    expected = [scipy.ndimage.laplace(gray, mode="constant", cval=0.0) for gray in images.mean(1).numpy()]
+    np.testing.assert_allclose(edges[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_raw_edges_are_those_of_the_image_before_normalisation(channels, rng):
+    raw = torch.rand(2, 3, 9, 12, generator=rng)
+    normalised = (raw - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
+    edges = EdgeDetector(channels, MEAN, STD)(normalised)
+    torch.testing.assert_close(edges, EdgeDetector(channels)(raw), atol=1e-5, rtol=0)
+    assert not torch.allclose(edges, EdgeDetector(channels)(normalised), atol=0.1)
+
+
+def test_flat_image_has_edges_at_its_border_only():
+    """Outside the image is zero: a border pixel lacks one neighbour, a corner two."""
+    edges = EdgeDetector()(torch.full((1, 3, 5, 5), 3.0))[0, 0]
+    assert torch.equal(edges[1:-1, 1:-1], torch.zeros(3, 3))
+    assert torch.equal(edges[0, 1:-1], torch.full((3,), -3.0))
+    assert torch.equal(edges[0, 0], torch.tensor(-6.0))
+
+
+def test_detector_is_fixed():
+    detector = EdgeDetector(3, MEAN, STD)
+    assert not list(detector.parameters())
+    assert not detector.state_dict()
+
+
+def test_only_one_or_three_channels():
+    with pytest.raises(ValueError, match=r"edge_channels is 2.*1 or 3"):
+        EdgeDetector(channels=2)
+
+
+# --- Region logits ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width", "count"), [(8, 16_610), (16, 33_218), (32, 66_434), (64, 132_866)])
@@ -19,7 +80,7 @@ def test_generator_has_the_papers_parameter_count(width, count):
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_are_those_of_two_convolutions(bias, relu, channels, rng):
-    model = MaskGenerator(24, 8, 5, channels, bias, relu, generator=rng).double()
+    model = MaskGenerator(24, 8, 5, channels, bias, relu, standardise=False, generator=rng).double()
     for p in model.parameters():
         torch.nn.init.normal_(p, generator=rng)  # biases of F_p start at zero: give them something to say
     edges = torch.randn(2, channels, 24, 24, generator=rng, dtype=torch.float64)
@@ -32,20 +93,21 @@ def test_logits_are_those_of_two_convolutions(bias, relu, channels, rng):
     torch.testing.assert_close(model(edges), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_standardised_channels_have_mean_0_and_spread_1_over_each_image(rng):
+def test_standardised_channels_have_mean_0_and_standard_deviation_1_over_each_image(rng):
     model = MaskGenerator(24, 8, 5, standardise=True, generator=rng)
-    images = masks.CPU_CHUNK + 3  # more than one pass
+    images = where.CPU_IMAGES + 3  # more than one pass
     edges = torch.randn(images, 3, 24, 24, generator=rng) * torch.logspace(-1, 1, images).view(-1, 1, 1, 1)
     for logits, image in zip(model(edges), edges, strict=True):
         hidden = F.conv2d(image, model.convergence.weight, model.convergence.bias, padding=1).relu().double()
-        spread = hidden.var((1, 2), correction=0, keepdim=True).add(1e-5).sqrt()
-        hidden = (hidden - hidden.mean((1, 2), keepdim=True)) / spread
+        std = hidden.var((1, 2), correction=0, keepdim=True).add(1e-5).sqrt()
+        hidden = (hidden - hidden.mean((1, 2), keepdim=True)) / std
         expected = F.conv2d(hidden, model.policy.weight.double(), model.policy.bias.double(), stride=8)
         torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_of_the_logits_agrees_with_finite_differences(rng):
-    model = MaskGenerator(8, 4, 2, generator=rng).double()
+@pytest.mark.parametrize("standardise", [True, False])
+def test_gradient_of_the_logits_agrees_with_finite_differences(rng, standardise):
+    model = MaskGenerator(8, 4, 2, standardise=standardise, generator=rng).double()
     names = [name for name, _ in model.named_parameters()]
     edges = torch.randn(1, 3, 8, 8, generator=rng, dtype=torch.float64, requires_grad=True)
 
@@ -73,9 +135,20 @@ def test_without_policy_weights_every_region_starts_at_the_on_bias(rng):
         MaskGenerator(56, 8, bias=False, on_bias=3.0)
 
 
+def test_by_default_channels_are_standardised_and_decisions_are_soft_in_training(rng):
+    edges = torch.randn(2, 3, 56, 56, generator=rng)
+    switches = ({}, {"standardise": True}, {"standardise": False})
+    models = [MaskGenerator(56, 8, 4, **switch, generator=generator(0, "masks")) for switch in switches]
+    logits, standardised, plain = (model(edges) for model in models)
+    assert torch.equal(logits, standardised)
+    assert not torch.equal(logits, plain)
+    decisions = models[0].decide(logits, 5.0, rng)
+    assert ((decisions > 0) & (decisions < 1)).all()
+
+
 def test_noise_is_gumbel_distributed():
     n = 200_000
-    noise = masks.gumbel_noise((n,), generator(0, "gumbel")).double()
+    noise = where.gumbel_noise((n,), generator(0, "gumbel")).double()
     variance = math.pi**2 / 6
     assert abs(noise.mean() - 0.5772156649) < 5 * (variance / n) ** 0.5
     assert abs(noise.var() - variance) < 5 * variance * (4.4 / n) ** 0.5  # kurtosis 27/5
@@ -87,11 +160,11 @@ def test_noise_is_finite_at_the_ends_of_the_uniform_numbers(monkeypatch):
         return torch.tensor([0.0, 1 - torch.finfo(dtype).eps / 2], dtype=dtype)
 
     monkeypatch.setattr(torch, "rand", ends)
-    assert masks.gumbel_noise((2,), generator(0, "gumbel")).isfinite().all()
+    assert where.gumbel_noise((2,), generator(0, "gumbel")).isfinite().all()
 
 
 def test_noise_is_drawn_by_its_key_alone():
-    first, again, other = (masks.gumbel_noise((2, 2), generator(0, "gumbel", step)) for step in (1, 1, 2))
+    first, again, other = (where.gumbel_noise((2, 2), generator(0, "gumbel", step)) for step in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -99,9 +172,9 @@ def test_noise_is_drawn_by_its_key_alone():
 def test_regions_are_on_as_often_as_the_softmax_says_at_every_temperature(rng):
     n = 50_000
     logits = torch.randn(1, 2, 2, 2, generator=rng).expand(n, -1, -1, -1)
-    noise = masks.gumbel_noise(logits.shape, rng)
-    cold, warm = (masks.decide(logits, tau, noise) for tau in (0.1, 5.0))
-    assert torch.equal(cold.round(), warm.round())
+    noise = where.gumbel_noise(logits.shape, rng)
+    cold, warm = (where.decide(logits, tau, noise, hard=True) for tau in (0.1, 5.0))
+    assert torch.equal(cold, warm)
     expected = logits[0].double().softmax(0)[1]
     bound = 5 * (expected * (1 - expected) / n).sqrt()
     assert ((warm.mean(0)[0] - expected).abs() < bound).all()
@@ -111,7 +184,7 @@ def test_regions_are_on_as_often_as_the_softmax_says_at_every_temperature(rng):
 def test_soft_decision_is_the_softmax_of_the_paper(temperature, rng):
     logits, noise = torch.randn(2, 3, 2, 4, 4, generator=rng).double()
     expected = ((logits + noise) / temperature).softmax(1)[:, 1:]
-    soft = masks.decide(logits, temperature, noise, hard=False)
+    soft = where.decide(logits, temperature, noise, hard=False)
     torch.testing.assert_close(soft.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -120,8 +193,8 @@ def test_hard_decision_is_exactly_0_or_1_with_the_soft_gradient(temperature, rng
     logits, noise = torch.randn(2, 64, 2, 7, 7, generator=rng)
     upstream = torch.randn(64, 1, 7, 7, generator=rng)
     soft_logits, hard_logits = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    soft = masks.decide(soft_logits, temperature, noise, hard=False)
-    hard = masks.decide(hard_logits, temperature, noise, hard=True)
+    soft = where.decide(soft_logits, temperature, noise, hard=False)
+    hard = where.decide(hard_logits, temperature, noise, hard=True)
     assert torch.equal(hard, (logits + noise).argmax(1, keepdim=True).float())
 
     (soft * upstream).sum().backward()
@@ -137,13 +210,13 @@ def test_inference_takes_the_likelier_decision(rng):
     logits = torch.randn(3, 2, 4, 4, generator=rng)
     logits[0, :, 0, 0] = 1.0  # a tie leaves the image as it is
     expected = logits.argmax(1, keepdim=True).float()
-    assert torch.equal(masks.choose(logits), expected)
+    assert torch.equal(where.choose(logits), expected)
     assert expected[0, 0, 0, 0] == 0
 
 
 def test_each_decision_is_repeated_over_the_pixels_of_its_region(rng):
     decisions = torch.rand(2, 1, 3, 3, generator=rng)
-    mask = masks.enlarge(decisions, 4)
+    mask = where.enlarge(decisions, 4)
     assert mask.shape == (2, 1, 12, 12)
     for b in range(2):
         for i in range(12):
@@ -160,28 +233,13 @@ def test_share_and_diversity_count_live_regions_only(rng):
         for j in range(4)
         if live[i, j]
     ]
-    assert masks.share_on(decisions, live) == pytest.approx(sum(shares) / len(shares))
+    assert where.share_on(decisions, live) == pytest.approx(sum(shares) / len(shares))
     diversity = sum(4 * q * (1 - q) for q in shares) / len(shares)
-    assert masks.mask_diversity(decisions, live) == pytest.approx(diversity)
+    assert where.mask_diversity(decisions, live) == pytest.approx(diversity)
 
 
 def test_diversity_is_0_for_equal_masks_and_1_for_opposite_ones(rng):
     mask = torch.randint(2, (1, 1, 4, 4), generator=rng).float()
     live = torch.ones(4, 4, dtype=torch.bool)
-    assert masks.mask_diversity(torch.cat([mask, mask]), live) == 0
-    assert masks.mask_diversity(torch.cat([mask, 1 - mask]), live) == 1
-
-
-def test_random_masks_are_on_with_their_share_and_have_no_parameters():
-    model = RandomMasks(56, 8, share=0.3)
-    assert list(model.parameters()) == []
-    logits = model(torch.zeros(2000, 3, 56, 56))
-    torch.testing.assert_close(logits.softmax(1)[:, 1], torch.full((2000, 7, 7), 0.3))
-    drawn = masks.decide(logits, 1.0, masks.gumbel_noise(logits.shape, generator(0, "x")))
-    assert abs(drawn.mean() - 0.3) < 5 * (0.3 * 0.7 / drawn.numel()) ** 0.5
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_random_masks_that_are_not_random_are_refused(share):
-    with pytest.raises(ValueError, match=f"random_share is {share}, .* between 0 and 1"):
-        RandomMasks(56, 8, share)
+    assert where.mask_diversity(torch.cat([mask, mask]), live) == 0
+    assert where.mask_diversity(torch.cat([mask, 1 - mask]), live) == 1

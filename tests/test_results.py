@@ -1,0 +1,260 @@
+import csv
+import io
+import re
+import statistics
+from collections import Counter
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from adavipro import datasets, experiment
+from adavipro.datasets import embedded
+from adavipro.recipe import SettingError
+from adavipro.report import results, studies, tables
+from adavipro.report.results import Estimate, estimate
+
+SHIPPED = results.EMBEDDED.read_text()
+HEADER, *LINES = SHIPPED.splitlines()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 12, 20, 21, 100])
+def test_interval_is_students(n):
+    values = [60.0 + 1.7 * i**1.5 for i in range(n)]
+    low, high = stats.t.interval(0.95, n - 1, loc=statistics.fmean(values), scale=stats.sem(values))
+    assert estimate(values) == (pytest.approx((high + low) / 2), pytest.approx((high - low) / 2, rel=1e-4), 1)
+
+
+def test_an_estimate_is_printed_once_rounded_and_one_value_has_no_interval():
+    assert str(Estimate(11.255, 1.5637)) == "11.3 ± 1.6"
+    assert str(estimate([12.2])) == "12.2"
+    assert str(estimate([float("nan"), 59.17], places=2)) == "59.17"
+    assert str(estimate([])) == ""
+
+
+# --- Reading --------------------------------------------------------------------------------------------------------
+
+
+def rewritten(change, **form):
+    """The shipped file with each cell changed, as a spreadsheet writes it."""
+    text = io.StringIO()
+    writer = csv.writer(text, **form)
+    writer.writerow(HEADER.split(","))
+    writer.writerows([change(cell) for cell in line] for line in csv.reader(LINES))
+    return text.getvalue()
+
+
+def with_zeros(cell):
+    return f"{cell}.0" if cell.isdecimal() and len(cell) < 12 else cell  # a key has 12
+
+
+def in_german(cell):
+    return cell.replace(".", ",") if re.fullmatch(r"\d+\.\d+(e-\d+)?", cell) else cell
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + SHIPPED.replace("\n", "\r\n").encode(),
+        rewritten(str, delimiter="\t").encode("utf-16"),
+        rewritten(with_zeros).encode(),
+        rewritten(in_german, delimiter=";", lineterminator="\r\n").encode(),
+        rewritten(lambda cell: f" {cell} ".replace("True", "TRUE"), quoting=csv.QUOTE_ALL).encode(),
+        (SHIPPED.replace("\n", "\r") + "," * HEADER.count(",") + "\r\r").encode(),
+    ],
+    ids=[
+        "BOM",
+        "UTF-16 and tabs",
+        "8.0 for 8",
+        "semicolons and decimal commas",
+        "quotes, blanks, TRUE",
+        "old Mac",
+    ],
+)
+def test_results_that_went_through_a_spreadsheet_are_the_same(tmp_path, content):
+    path = tmp_path / "saved.csv"
+    path.write_bytes(content)
+    pd.testing.assert_frame_equal(results.read(path), results.read(), check_index_type=False)
+
+
+def test_columns_have_types_and_blank_cells_are_missing():
+    rows = results.read()
+    assert [str(rows[name].dtype) for name in ("prompt_px", "seed", "test_accuracy")] == [
+        "Int64",
+        "Int64",
+        "float64",
+    ]
+    assert rows.loc[2, ["prompt_px", "share_on"]].isna().all()
+    assert rows.loc[2, ["study", "value", "method"]].tolist() == ["main", "", "zero-shot"]
+    assert len(rows) == len(LINES)
+
+
+WRONG = "main,,digits,vp,23,0,0.25,0.2441077441077441,"  # how line 12 starts
+
+
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("main,,digits,vp,23.5,0,0.25,0.2,", "prompt_px is '23.5', but it must be a whole number"),
+        ("main,,digits,vp,,0,0.25,0.2,", "prompt_px is blank"),
+        ("main,,digits,,23,0,0.25,0.2,", "method is blank"),
+        ("main,,digits,vp,23,0,nan,0.2,", "test_accuracy is 'nan', but it must be a number from 0 to 1"),
+        ("main,,digits,vp,23,0,25.0,0.2,", "test_accuracy is '25.0', but it must be a number from 0 to 1"),
+        ('main,,digits,vp,23,0,"0,25",0.2,', "test_accuracy is '0,25', but it must be a number from 0 to 1"),
+        ("main,,digits,vp,15,0,0.25,0.2,", "this run stands there twice"),
+        ("main,,digits,vp,23,0,0.25,", "it has 16 cells, but there are 17 columns"),
+        ("main,,digits,vp,23,0,0.25,0.2,,", "it has 18 cells, but there are 17 columns"),
+        ('main,,"digits,vp,23,0,0.25,0.2,', "it is no sound CSV: unexpected end of data"),
+        ('main,,"dig\nits",vp,23,0,0.25,0.2,', r"dataset is 'dig\\nits', but it must be one line of text"),
+        (
+            "main,,digits\0,vp,23,0,0.25,0.2,",
+            r"dataset is 'digits\\x00', but it must be one line of text in UTF-8",
+        ),
+        (
+            "main,,folder:caf\udce9,vp,23,0,0.25,0.2,",
+            "dataset is 'folder:caf\ufffd', but it must be one line of",
+        ),
+        (f"main,,{'d' * 200_000},vp,23,0,0.25,0.2,", "it is no sound CSV: field larger than field limit"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_refused_with_file_line_and_column(tmp_path, new, told):
+    path = tmp_path / "edited.csv"
+    assert LINES[10].startswith(WRONG)
+    path.write_text(SHIPPED.replace(WRONG, new), errors="surrogateescape", encoding="utf-8")
+    with pytest.raises(SettingError, match=f"edited.csv, line 12: {told}"):
+        results.read(path)
+
+
+@pytest.mark.parametrize(
+    "content", [SHIPPED.replace("seed", "Seed", 1), SHIPPED.replace("seconds", "seed", 1), "", "a\n"]
+)
+def test_a_column_that_is_not_there_once_is_refused(tmp_path, content):
+    path = tmp_path / "edited.csv"
+    path.write_text(content)
+    with pytest.raises(
+        SettingError, match=r"line 1: there are [02] columns '(seed|study)', but one is needed"
+    ):
+        results.read(path)
+
+
+def test_decimal_points_and_commas_in_one_file_are_refused(tmp_path):
+    path = tmp_path / "mixed.csv"
+    path.write_text(rewritten(in_german, delimiter=";").replace("0,25;", "0.25;"))
+    with pytest.raises(
+        SettingError, match=r"line 12: test_accuracy is '0\.25', but it must be a number from 0 to 1"
+    ):
+        results.read(path)
+    with pytest.raises(SettingError, match=r"absent\.csv cannot be read: No such file"):
+        results.read(tmp_path / "absent.csv")
+
+
+def test_a_value_has_one_spelling():
+    told = {
+        "8.0": "8",
+        8: "8",
+        0.25: "0.25",
+        "1.0": "1",
+        "TRUE": "True",
+        False: "False",
+        "learned": "learned",
+    }
+    assert {value: results.spelled(value) for value in told} == told
+
+
+# --- Means ----------------------------------------------------------------------------------------------------------
+
+
+def made(*cells):
+    """Rows of the main grid: data set, method, width, seed and accuracy."""
+    rows = pd.DataFrame(cells, columns=["dataset", "method", "prompt_px", "seed", "test_accuracy"])
+    return rows.astype({"prompt_px": "Int64", "seed": "Int64"}).assign(study="main", value="")
+
+
+def test_mean_over_data_sets_is_taken_seed_by_seed_where_none_is_missing():
+    accuracies = [
+        ("digits", 0, 0.5),
+        ("letters", 0, 0.7),
+        ("digits", 1, 0.6),
+        ("letters", 1, 0.9),
+        ("digits", 2, 0.1),
+    ]
+    rows = made(*((name, "vp", 8, seed, accuracy) for name, seed, accuracy in accuracies))
+    means = results.means_by_seed(rows)
+    assert means[["seed", "test_accuracy"]].values.tolist() == [
+        [0, pytest.approx(0.6)],
+        [1, pytest.approx(0.75)],
+    ]
+    summary = results.summarise(rows).set_index("dataset")
+    assert summary["n"].to_dict() == {"digits": 3, "letters": 2, "mean": 2}
+    assert str(summary["estimate"]["mean"]) == "67.5 ± 95.3"  # 12.706 x 7.5
+    assert results.means_by_seed(rows[rows["dataset"] == "digits"]).empty
+
+
+def test_a_summary_skips_what_is_blank_and_keeps_vp_tuned_apart():
+    rows = made(
+        ("digits", "zero-shot", None, 0, 0.5), ("digits", "vp", 8, 0, 0.25), ("digits", "vp", 8, 1, None)
+    )
+    rows = pd.concat([rows, rows.assign(study="vp-tuned"), rows.assign(study="edges")])
+    summary = results.summarise(results.of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0})
+    assert summary.drop(columns="dataset").values.tolist() == [
+        ["zero-shot", 0, (50, None, 1), 1],
+        ["vp", 8, (25, None, 1), 1],
+        ["vp-tuned", 0, (50, None, 1), 1],
+        ["vp-tuned", 8, (25, None, 1), 1],
+    ]
+
+
+# --- What ships -----------------------------------------------------------------------------------------------------
+
+
+def test_the_main_grid_has_five_seeds_for_every_data_set_method_and_width():
+    main = results.of_studies(results.read(), "main")
+    prompted = main[main["method"] != "zero-shot"]
+    cells = Counter(prompted[["dataset", "method", "prompt_px"]].itertuples(index=False, name=None))
+    assert set(cells.values()) == {len(studies.REPORT_SEEDS)}
+    assert len(cells) == 2 * len(embedded.CLASS_NAMES) * len(studies.FRAMES_PX)
+
+
+def share(rows, row):
+    """The share of regions that AdaViPro learned in the cell of a run with random masks."""
+    cell = rows[(rows["study"] == "main") & (rows["method"] == "adavipro")]
+    for name in ("dataset", "prompt_px", "seed"):
+        cell = cell[cell[name] == row[name]]
+    return min(max(round(cell["share_on"].item(), 2), 0.01), 0.99)
+
+
+def run_of(rows, row):
+    """The experiment that a row is of."""
+    study, method, value = row.get("study", "main"), row["method"], row.get("value", "")
+    changes = {name: row[name] for name in ("dataset", "prompt_px", "seed") if not pd.isna(row[name])}
+    if "last_val_accuracy" in row:  # of a search
+        changes |= {name: row[name] for name in studies.SEARCH[method]}
+    if method == "fine-tune":
+        changes["learning_rate"] = float(row["setting"].removeprefix("learning_rate="))
+    if method == "random-masks":
+        changes["random_share"] = share(rows, row)
+    if study == "random_share":
+        method, changes["random_share"] = "random-masks", float(value)
+        assert float(value) == share(rows, row)
+    elif study == "vp-tuned":
+        changes["prompt_lr"] = float(value)
+    elif study in studies.ABLATIONS | studies.SENSITIVITY:
+        values = (studies.ABLATIONS | studies.SENSITIVITY)[study]
+        changes[study] = {results.spelled(own): own for own in values}[value]
+    if study == "epochs" and method == "adavipro":  # the last epoch is as cold, whatever their number
+        changes["temperature_gamma"] = round(0.4 ** (5 / int(value)), 3)
+    return experiment.preset("embedded", method, **changes)
+
+
+@pytest.mark.parametrize("name", ["embedded", "controls", "baselines", *studies.SEARCH])
+def test_every_row_that_ships_has_the_key_of_its_run(name):
+    sources = {dataset: datasets.find(dataset) for dataset in embedded.CLASS_NAMES}
+    if name in studies.SEARCH:
+        rows = tables.read_search(name)
+    elif name == "baselines":
+        rows = results.read_table(results.BASELINES, ("study", "setting", "key"))
+    else:
+        rows = results.read(results.FOLDER / f"{name}.csv")
+    assert rows["key"].tolist() == [
+        run_of(rows, row).key(sources[row["dataset"]]) for _, row in rows.iterrows()
+    ]
