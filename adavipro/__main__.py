@@ -95,49 +95,55 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
 
 def sweep(args: argparse.Namespace) -> None:
     """Run a table, or make the results that ship (main grid, VP tuned for each width, ablations); the rest is kept."""
-    from adavipro.report import results
-    from adavipro.sweeps import grids, runs
+    from adavipro.report import tables
+    from adavipro.sweeps import grids, shipped
 
     keep = {name: getattr(args, name) for name in ("datasets", "methods", "prompt_px", "seeds")}
-    if args.table is None:
-        if keep.pop("methods") is not None:
-            raise ValueError("--methods needs a table file: the studies have methods of their own")
-        out, search = (
-            args.out or args.root / "embedded.csv",
-            results.read(args.search or results.search_file("vp")),
+    wrong = "methods" if args.table is None else "studies"
+    if getattr(args, wrong) is not None:
+        told = (
+            "the studies have methods of their own: name a table file"
+            if args.table is None
+            else "leave it out"
         )
-        errors = runs.sweep_studies(out, args.root, search, args.studies, keep, **_how(args))
+        raise ValueError(f"--{wrong} is {' '.join(getattr(args, wrong))}, but {told}")
+    if args.table is None:
+        out, search = args.out or args.root / "embedded.csv", tables.read_search("vp", args.search)
+        errors = shipped.sweep_studies(
+            out, args.root, search, {**keep, "studies": args.studies}, **_how(args)
+        )
     else:
-        if args.studies is not None:
-            raise ValueError("--studies is for the results that ship: leave it out beside a table file")
         out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
-        errors = grids.sweep_table(grids.read(args.table).narrowed(keep), args.root, out=out, **_how(args))
+        grid = grids.read(args.table).narrowed(keep)
+        _, errors = grids.sweep_table(grid, args.root, out, **_how(args))
     print(out)
     fail(errors)
 
 
 def tune(args: argparse.Namespace) -> None:
     """Search a method's recipe on validation and print the candidates, best first."""
-    from adavipro.report.tables import to_markdown
-    from adavipro.sweeps import runs
+    from adavipro.report import tables
+    from adavipro.sweeps import runs, shipped
 
     rows: list[dict[str, Any]] = []
     errors: dict[str, str] = {}
+    out = args.out or args.root / "tune.csv"
     for px in args.prompt_px:
-        found, failed = runs.search(args.method, px, args.root / "tune", **_how(args))
+        found, failed = shipped.search(args.method, px, args.root / "tune", **_how(args))
         rows, errors = rows + found, errors | failed
-        runs.write_rows(args.out or args.root / "tune.csv", runs.frame(rows))
-    print(to_markdown(runs.ranking(runs.frame(rows), args.method)), end="")
+        runs.write_rows(out, rows)
+    if rows:
+        print(tables.to_markdown(tables.search(tables.read_search(args.method, out), args.method)), end="")
     fail(errors)
 
 
 def baselines(args: argparse.Namespace) -> None:
     """Make the results of the linear probe and of full fine-tuning; what is finished is kept."""
-    from adavipro.sweeps import runs
+    from adavipro.sweeps import runs, shipped
 
-    rows, errors = runs.sweep(runs.baseline_runs(), "report", args.root, **_how(args))
+    rows, errors = shipped.sweep_baselines(args.root, **_how(args))
     out = args.out or args.root / "baselines.csv"
-    runs.write_rows(out, runs.frame(rows))
+    runs.write_rows(out, rows)
     print(out)
     fail(errors)
 
@@ -169,7 +175,8 @@ def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[[Any
     stem = args.root / "tables" / f"table{args.number}"
     own = args.results or stem.with_suffix(".csv")
     rows = results.read(own) if args.results or own.exists() else None
-    lines = grids.beside_published(grids.read(grids.TABLES / f"table{args.number}.yaml"), rows)
+    g = grids.read(grids.TABLES / f"table{args.number}.yaml")
+    lines = published.beside(g.table, rows, g.datasets, g.methods, g.prompt_px, g.values, g.seeds)
     written = published.write(lines, stem.with_name(f"{stem.name}-published"))
     told = f"{published.caption(lines)}\n\n" if args.format == "markdown" else ""
     print(

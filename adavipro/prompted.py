@@ -86,7 +86,7 @@ class Masks(Settings):
         if self.hard and self.where != "gumbel":
             raise SettingError(f"hard is True and where is {self.where!r}, but only gumbel samples decisions")
         if not self.edges and (self.edge_channels != 3 or self.edge_input != "normalised"):
-            raise SettingError("edges is False: leave out edge_channels and edge_input, how they are taken")
+            raise SettingError("edges is False, but edge_channels or edge_input is given: leave it out")
 
 
 def check_where(method: str, masks: Masks) -> None:

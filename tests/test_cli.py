@@ -125,28 +125,28 @@ def test_help_and_a_table_are_quick_and_load_no_torch():
 
 def test_table_of_a_file_of_ones_own(tmp_path, capsys):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\ndigits,vp,8,1,0.75\n")
+    path.write_text("study,value,dataset,method,prompt_px,seed,test_accuracy\nmain,,digits,vp,8,0,0.5\nmain,,digits,vp,8,1,0.75\n")
     main(["table", "2", "--world", "embedded", "--results", str(path)])
     assert re.search(r"\| digits +\| vp +\| 62.5 ± 158.8 +\|", capsys.readouterr().out)
 
 
 def test_table_without_runs_says_how_to_make_them(tmp_path, capfd):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\n")
+    path.write_text("study,value,dataset,method,prompt_px,seed,test_accuracy\nmain,,digits,vp,8,0,0.5\n")
     err = fails(["table", "6", "--world", "embedded", "--results", path], capfd)
     assert "no runs for table 6: make them with `adavipro sweep`" in err
 
 
 def test_figure_2_is_written_as_png_and_svg(tmp_path, capsys):
     path = tmp_path / "results.csv"
-    path.write_text("dataset,method,prompt_px,seed,test_accuracy\ndigits,vp,8,0,0.5\ndigits,vp,28,0,0.75\n")
+    path.write_text("study,value,dataset,method,prompt_px,seed,test_accuracy\nmain,,digits,vp,8,0,0.5\nmain,,digits,vp,28,0,0.75\n")
     main(["figure", "2", "--results", str(path), "--out", str(tmp_path / "curve")])
     written = [tmp_path / "curve.png", tmp_path / "curve.svg"]
     assert capsys.readouterr().out.splitlines() == [str(p) for p in written]
     assert all(p.stat().st_size > 1000 for p in written)
 
 
-@pytest.mark.parametrize("content", [None, "", "dataset,method,prompt_px,test_accuracy\n", "a,b\n1,2\n"])
+@pytest.mark.parametrize("content", [None, "", "study,dataset,method,prompt_px,seed,test_accuracy\n", "a,b\n1,2\n"])
 def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, capfd, content):
     path = tmp_path / "results.csv"
     if content is not None:

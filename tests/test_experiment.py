@@ -104,7 +104,10 @@ def test_settings_are_found_by_name_whatever_their_group():
         ({"temperature_gamma": 1.1}, r"temperature_gamma is 1.1, but it must be at most 1"),
         ({"label_mapping": "frequency"}, r"label_mapping is 'frequency' and model is 'small-clip'"),
         ({"model": "timm:resnet18"}, r"label_mapping is None and model is 'timm:resnet18'"),
-        ({"edges": False, "edge_channels": 1}, r"edges is False, but edge_channels or edge_input say how"),
+        (
+            {"edges": False, "edge_channels": 1},
+            r"edges is False, but edge_channels or edge_input is given: leave it out",
+        ),
         ({"edges": False, "edge_input": "raw"}, r"edges is False"),
         ({"template": "a photo"}, r"template is 'a photo', but it needs exactly one \{\}"),
         ({"dataset": "cifar"}, r"dataset is 'cifar', but the data sets are: digits, .*eurosat.*folder:PATH"),
@@ -422,6 +425,18 @@ def test_data_set_that_changes_while_a_run_goes_on_is_told(tmp_path):
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
+def test_what_is_written_into_a_split_reaches_no_other_load(tmp_path):
+    for name in ("letters", f"folder:{draw_splits(tmp_path, ('star', 'moon'))}"):
+        source = datasets.find(name)
+        first = source.load("val", 56)
+        expected = first.images.clone(), first.labels.clone()
+        first.images.zero_()
+        first.labels.zero_()
+        again = source.load("val", 56)
+        assert torch.equal(again.images, expected[0])
+        assert torch.equal(again.labels, expected[1])
+
+
 def test_watch_of_an_interrupted_run_sees_every_epoch_once_and_none_of_a_finished_one(tmp_path):
     run, seen = tiny(), []
 
@@ -461,6 +476,7 @@ def test_watch_of_an_interrupted_run_sees_every_epoch_once_and_none_of_a_finishe
         (lambda r: r.update(settings=[1]), "settings is not what it must be"),
         (lambda r: r.update(share_on={"a": 1}), "share_on is not what it must be"),
     ],
+    ids=lambda value: repr(value)[:24],
 )
 def test_damaged_result_is_named_counts_as_not_there_and_is_written_anew(
     finished, tmp_path, monkeypatch, change, told
@@ -481,7 +497,9 @@ def test_damaged_result_is_named_counts_as_not_there_and_is_written_anew(
 
 
 @pytest.mark.parametrize("name", ["timing.json", "config.json", "metrics.csv"])
-@pytest.mark.parametrize("content", [None, b"", b"null", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"null", b"[" * 100_000], ids=["none", "empty", "null", "deep"]
+)
 def test_damaged_side_file_of_a_finished_run_changes_nothing(finished, tmp_path, name, content):
     run, root, result = finished
     folder = shutil.copytree(run.folder(root), run.folder(tmp_path))
@@ -522,6 +540,17 @@ def test_only_a_finished_and_undamaged_run_is_restored(finished, tmp_path):
     prompt.write_bytes(prompt.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=prompt.name):
         experiment.restore(folder)
+
+
+@pytest.mark.parametrize("method", experiment.BASELINES)
+def test_baseline_has_a_result_and_no_prompt_to_restore(tmp_path, method):
+    run = tiny(method, epochs=1)
+    result = experiment.run(run, tmp_path)
+    assert result == experiment.read_result(run, tmp_path)
+    assert result["picked"]
+    assert result["share_on"] is result["steps"] is None
+    with pytest.raises(SettingError, match="learned no prompt"):
+        experiment.restore(run.folder(tmp_path))
 
 
 def test_run_on_a_folder_lists_it_twice_and_is_restored_without_it(tmp_path, calls):

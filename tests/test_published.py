@@ -70,7 +70,7 @@ def test_a_value_that_no_column_knows_is_refused(column, value):
 
 def test_a_table_is_its_rows_in_order_and_what_is_blank_stays_blank():
     assert published.of_table("6")["value"].tolist() == [32, 56, 70.9]
-    gain = published.of_table("1")["value"].map(tables._text).tolist()
+    gain = published.of_table("1")["value"].map(tables.cell_text).tolist()
     assert gain == ["95.4", "96.8", "", ""]
 
 
@@ -128,7 +128,7 @@ def test_without_runs_every_cell_and_every_published_figure_stands_there_once_wi
     lines = beside(table, [])
     settings = [f"{name}={v}" for name, several in values.items() for v in several] or [""]
     wanted = [(m, px) for m in methods for px in ([""] if m in WITHOUT_PROMPT else map(str, widths))]
-    cells = lines[: len(names) * len(wanted) * len(settings)].map(tables._text)
+    cells = lines[: len(names) * len(wanted) * len(settings)].map(tables.cell_text)
     found = cells[["dataset", "method", "prompt_px", "setting"]].itertuples(index=False, name=None)
     titles = [published.TITLES[name] for name in names]
     assert sorted(found) == sorted((t, *cell, s) for t in titles for cell in wanted for s in settings)
@@ -149,7 +149,7 @@ def test_without_runs_every_cell_and_every_published_figure_stands_there_once_wi
         "split",
         "versions",
     ]
-    assert set(lines[blank].map(tables._text).to_numpy().ravel()) == {""}
+    assert set(lines[blank].map(tables.cell_text).to_numpy().ravel()) == {""}
     for command in lines["command"]:
         words = shlex.split(command)
         assert words[:3] == ["adavipro", "sweep", f"tables/table{table}.yaml"]
@@ -185,7 +185,7 @@ def test_a_cell_holds_the_mean_over_seeds_beside_the_published_figure_and_what_i
         "command": "adavipro sweep tables/table1.yaml --datasets eurosat --methods adavipro",
         "versions": "torch=2.14.1",
     }  # fmt: skip
-    told = the_line(published.short(lines).map(tables._text), dataset="EuroSAT", method="adavipro")
+    told = the_line(published.short(lines).map(tables.cell_text), dataset="EuroSAT", method="adavipro")
     assert told["quantity"] == "accuracy (%)"
     assert [told[c] for c in ("published", "ours", "difference", "seeds")] == [
         "96.8",
@@ -212,7 +212,7 @@ def test_a_figure_that_was_not_read_stays_blank_beside_ours():
     rows = [run("dtd", "zero-shot", None, 0, 0.44), *(run("dtd", "vp", 30, s, 0.5) for s in (0, 1))]
     lines = beside("1", rows)
     line = the_line(lines, dataset="DTD", method="vp", quantity="accuracy")
-    assert [tables._text(line["published"]), line["source"], *figures(line)] == ["", "", 50, 0, "", ""]
+    assert [tables.cell_text(line["published"]), line["source"], *figures(line)] == ["", "", 50, 0, "", ""]
     assert the_line(lines, dataset="DTD", method="zero-shot")["ours"] == pytest.approx(44)
     line = the_line(lines, dataset="DTD", quantity="gain over zero-shot")  # of VP's own paper
     assert [line["published"], *figures(line)] == [14.1, 6, 0, -8.1, "no"]
@@ -246,7 +246,7 @@ def test_gains_on_all_nine_need_all_nine_and_say_on_how_many_they_hold():
     line = the_line(beside("1", rows), **wanted)
     assert line["ours"] == pytest.approx(-2)
     assert line["note"].endswith("figures not read; ours is above 0 on 3 of 9")
-    fewer = beside("1", rows, NINE[:8], *GRIDS["1"][1:]).map(tables._text)
+    fewer = beside("1", rows, NINE[:8], *GRIDS["1"][1:]).map(tables.cell_text)
     assert [the_line(fewer, **wanted)[c] for c in ("ours", "seeds")] == ["", ""]
 
 
@@ -275,8 +275,8 @@ def test_a_fact_waits_for_every_run_that_it_speaks_of():
     assert the_line(beside("2", rows), **wanted)["ours"] == pytest.approx(9)
     for missing in (rows[0], rows[1], rows[-3]):
         line = the_line(beside("2", [r for r in rows if r is not missing]), **wanted)
-        assert [tables._text(line["ours"]), line["published"]] == ["", 9]
-    line = the_line(beside("2", rows, seeds=[0, 1, 2]).map(tables._text), **wanted)
+        assert [tables.cell_text(line["ours"]), line["published"]] == ["", 9]
+    line = the_line(beside("2", rows, seeds=[0, 1, 2]).map(tables.cell_text), **wanted)
     assert [line["ours"], line["seeds"]] == ["", ""]
     assert the_line(beside("2", rows, seeds=[0]), **wanted)["seeds"] == 1
 
@@ -299,13 +299,13 @@ def test_change_without_edges_is_without_minus_with():
     assert figures(several)[0] == -5.32
     assert several["note"].endswith("; ours is above 0 on 1 of 4")
     of_three = beside("4", rows, FOUR[:3], *GRIDS["4"][1:])
-    assert tables._text(the_line(of_three, dataset="all four")["ours"]) == ""
+    assert tables.cell_text(the_line(of_three, dataset="all four")["ours"]) == ""
 
 
 def test_best_values_are_of_the_data_sets_that_the_fact_speaks_of():
     accuracies = {8: 50, 16: 50, 32: 60, 56: 55, ("ucf101", 56): 99, ("ucf101", 32): 10}
     lines = beside("6", ablation(accuracies))
-    best = lines[lines["quantity"] == "best region_px"].map(tables._text).set_index("dataset")
+    best = lines[lines["quantity"] == "best region_px"].map(tables.cell_text).set_index("dataset")
     assert best["published"].to_dict() == best["ours"].to_dict() == {"": "32", "UCF101": "56"}
     assert set(best[["ci95", "difference", "inside"]].to_numpy().ravel()) == {""}
     line = the_line(lines, dataset="UCF101", published=70.9)
@@ -322,14 +322,14 @@ def test_table_3_and_width_8_count_parameters():
     rows += [run("dtd", "adavipro", 30, s, 0.6, parameters=202706) for s in (0, 1)]
     told = (
         published.short(beside("3", rows))
-        .map(tables._text)
+        .map(tables.cell_text)
         .set_index(["dataset", "method", "quantity"])["ours"]
     )
     assert told["", "vp", "parameters (million)"] == "0.0698"
     assert told["", "adavipro", "added parameters (million)"] == "0.1329"
     assert told["DTD", "linear-probe", "parameters (million)"] == "0.0241"
     narrow = beside("7", ablation(dict.fromkeys((8, 16, 32, 64), 50), parameters=86448))
-    line = the_line(published.short(narrow).map(tables._text), quantity="parameters at width 8 (million)")
+    line = the_line(published.short(narrow).map(tables.cell_text), quantity="parameters at width 8 (million)")
     assert [line[c] for c in ("published", "ours", "difference")] == ["0.09", "0.0864", "-0.0036"]
 
 

@@ -152,7 +152,9 @@ def test_run_that_would_never_leave_its_warmup_is_an_error(settings):
 
 
 def test_no_warmup_has_to_be_said():
-    with pytest.raises(SettingError, match=r"warmup_share and warmup_steps are both none.*0 is no warm-up"):
+    with pytest.raises(
+        SettingError, match=r"warmup_share and warmup_steps are both none: give one, 0 for no warm-up"
+    ):
         Recipe(warmup_share=None)
 
 

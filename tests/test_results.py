@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -22,7 +23,7 @@ HEADER, *LINES = SHIPPED.splitlines()
 def test_interval_is_students(n):
     values = [60.0 + 1.7 * i**1.5 for i in range(n)]
     low, high = stats.t.interval(0.95, n - 1, loc=statistics.fmean(values), scale=stats.sem(values))
-    assert estimate(values) == (pytest.approx((high + low) / 2), pytest.approx((high - low) / 2, rel=1e-4), 1)
+    assert estimate(values) == (pytest.approx((high + low) / 2), pytest.approx((high - low) / 2, rel=1e-5), 1)
 
 
 def test_an_estimate_is_printed_once_rounded_and_one_value_has_no_interval():
@@ -213,6 +214,20 @@ def test_the_main_grid_has_five_seeds_for_every_data_set_method_and_width():
     cells = Counter(prompted[["dataset", "method", "prompt_px"]].itertuples(index=False, name=None))
     assert set(cells.values()) == {len(studies.REPORT_SEEDS)}
     assert len(cells) == 2 * len(embedded.CLASS_NAMES) * len(studies.FRAMES_PX)
+
+
+def test_an_ablation_has_every_value_with_the_same_runs():
+    rows = results.read()
+    for study, values in (studies.ABLATIONS | studies.SENSITIVITY).items():
+        found = results.of_studies(rows, study).groupby("value")[["dataset", "method", "seed"]].agg(list)
+        assert set(found.index) == {results.spelled(value) for value in values}
+        seeds = (
+            studies.FEW_SEEDS if len(values) > 2 or study in studies.SENSITIVITY else studies.ABLATION_SEEDS
+        )
+        for cells in found.itertuples(index=False):
+            runs = set(zip(cells.dataset, cells.method, cells.seed, strict=True))
+            methods = ("vp", "adavipro") if study in studies.SENSITIVITY else ("adavipro",)
+            assert runs == set(itertools.product(embedded.CLASS_NAMES, methods, seeds))
 
 
 def share(rows, row):

@@ -249,7 +249,7 @@ def test_collapsed_runs_are_counted(rows):
 
 def test_methods_that_table_1_does_not_know_come_last_and_a_mean_needs_all_data_sets(rows):
     soft = rows.query("method == 'vp' and dataset == 'digits'").assign(method="soft-masks")
-    table = tables.by_method(pd.concat([soft, rows])).set_index("method").map(tables._text)
+    table = tables.by_method(pd.concat([soft, rows])).set_index("method").map(tables.cell_text)
     assert list(table.index) == [
         "zero-shot",
         "linear probe",

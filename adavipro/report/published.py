@@ -226,8 +226,9 @@ def _ours(figures: Any, unit: str, published: float) -> tuple[float, float | Non
     if unit not in PLACES:  # the best value of a setting
         return mean, None, None, ""
     gap = mean - published
-    known = half is not None and not math.isnan(gap)
-    return mean, half, gap, ("yes" if abs(gap) <= half + 1e-9 else "no") if known else ""
+    if half is None or math.isnan(gap):
+        return mean, half, gap, ""
+    return mean, half, gap, "yes" if abs(gap) <= half + 1e-9 else "no"
 
 
 def _fact(t: _Table, told: Mapping[str, Any], facts: pd.DataFrame) -> dict[str, Any]:

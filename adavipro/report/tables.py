@@ -260,7 +260,8 @@ OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
 NAMES = (*OTHERS, *studies.TABLES)
 
 
-def _text(cell: Any) -> str:
+def cell_text(cell: Any) -> str:
+    """A cell of a frame for a reader; what is missing is blank."""
     if isinstance(cell, Estimate | str):
         return str(cell)
     if pd.isna(cell):
@@ -270,7 +271,7 @@ def _text(cell: Any) -> str:
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table; what is missing is blank."""
-    text = frame.map(lambda cell: _text(cell).replace("|", r"\|"))
+    text = frame.map(lambda cell: cell_text(cell).replace("|", r"\|"))
     lines = [list(text), ["---"] * text.shape[1], *text.to_numpy().tolist()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -293,7 +294,9 @@ def to_latex(told: pd.DataFrame | str) -> str:
     if isinstance(told, str):
         latex = "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in told)
     else:
-        latex = tabulate(told.map(_text), "keys", "latex_booktabs", showindex=False, disable_numparse=True)
+        latex = tabulate(
+            told.map(cell_text), "keys", "latex_booktabs", showindex=False, disable_numparse=True
+        )
     # Signs that LaTeX would not set as they are meant: a minus, a plus-minus, the two hyphens of an option.
     latex = re.sub(r"(?<= )-(?=\d)", "$-$", latex)
     return latex.replace("±", r"$\pm$").replace("--", "-{}-") + "\n"

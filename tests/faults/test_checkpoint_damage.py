@@ -104,6 +104,7 @@ def sealed(manifest: str | None) -> bytes:
         sealed(canonical_json({"content": '{"format":2}', "sha256": "0"})),
         sealed(canonical_json({"content": '{"format":2,"settings":{}}', "sha256": "0"})),
     ],
+    ids=lambda content: repr(content)[:24],
 )
 def test_file_that_is_no_sealed_file(folder, content):
     (folder / NAME.format(2)).write_bytes(content)

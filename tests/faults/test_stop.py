@@ -43,21 +43,24 @@ def test_r4_fit_that_is_stopped_at_random_times_loses_the_epoch_at_hand_at_most(
     context.set_forkserver_preload(own_network.PRELOADED)
     chance, log, folder = random.Random(int(number)), tmp_path / "steps", tmp_path / "kept"
     log.touch()
-    for _ in range(3):
+    stops = 0
+    while stops < 3 and not (tmp_path / "file").exists():
         before, newest = len(log.read_text()), max(checkpoints.steps_saved(folder), default=0)
         process = context.Process(target=own_network.fit_and_count, args=(folder, log, tmp_path / "file"))
         process.start()
         wait_for = chance.randint(6, 9)
         while len(log.read_text()) < before + wait_for:
-            assert process.is_alive()
+            assert process.exitcode is None
             time.sleep(0.0005)
         asked = time.perf_counter()
         os.kill(process.pid, number)
         process.join()
         assert time.perf_counter() - asked < 5  # a step and the end of a process
-        assert process.exitcode == code  # multiprocessing ends with 1 after a KeyboardInterrupt
+        assert process.exitcode in (0, code)  # multiprocessing ends with 1 after a KeyboardInterrupt
+        stops += process.exitcode == code
         begun, saved = len(log.read_text()) - before, max(checkpoints.steps_saved(folder))
         assert saved >= newest + 5 * ((begun - 1) // 5) > newest  # each epoch that was ended is saved
+    assert stops > 0
     own_network.fit(folder).save(tmp_path / "file")
     own_network.fit(None).save(tmp_path / "expected")
     assert (tmp_path / "file").read_bytes() == (tmp_path / "expected").read_bytes()

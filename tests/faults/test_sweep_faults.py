@@ -88,7 +88,7 @@ def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, a
     assert {folder.name: told for folder, told in found.items()} == B1
     for folder in found:
         kept = {"done": "notebook.ipynb", "killed worker": "running.ipynb"}.get(folder.name, "failed.ipynb")
-        assert [path.name for path in folder.glob("*.ipynb")] == [kept]
+        assert [(folder.name, path.name) for path in folder.glob("*.ipynb")] == [(folder.name, kept)]
         assert "so far" in str(nbformat.read(folder / kept, 4)) or folder.name == "killed worker"
     environment = eval((tmp_path / "done" / "proof").read_text())
     assert environment["CUDA_VISIBLE_DEVICES"] in "56"
