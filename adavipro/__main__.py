@@ -155,7 +155,7 @@ def table(args: argparse.Namespace) -> None:
     """Print a table: the paper's figures beside yours, or a table of the small world's results."""
     from adavipro.report import results, tables
 
-    printed: dict[str, Callable[[Any], str]] = {
+    printed: dict[str, Callable[..., str]] = {
         "markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex,
     }  # fmt: skip
     if (args.world or "paper") == "paper" and args.number in PAPER_TABLES:
@@ -167,7 +167,7 @@ def table(args: argparse.Namespace) -> None:
     return None
 
 
-def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[[Any], str]]) -> None:
+def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[..., str]]) -> None:
     """Print and write the paper's figures, ours from `adavipro sweep tables/table<N>.yaml`, and their difference."""
     from adavipro.report import published, results
     from adavipro.sweeps import grids
@@ -175,13 +175,10 @@ def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[[Any
     stem = args.root / "tables" / f"table{args.number}"
     own = args.results or stem.with_suffix(".csv")
     rows = results.read(own) if args.results or own.exists() else None
-    g = grids.read(grids.TABLES / f"table{args.number}.yaml")
-    lines = published.beside(g.table, rows, g.datasets, g.methods, g.prompt_px, g.values, g.seeds)
+    lines = published.beside(rows, grids.read(grids.TABLES / f"table{args.number}.yaml"))
     written = published.write(lines, stem.with_name(f"{stem.name}-published"))
-    told = f"{published.caption(lines)}\n\n" if args.format == "markdown" else ""
-    print(
-        (told + printed[args.format](lines if args.format == "csv" else published.short(lines))).rstrip("\n")
-    )
+    told = f"{published.CAPTION}\n\n" if args.format == "markdown" else ""
+    print(told + printed[args.format](lines), end="")
     print("written:", *written, file=sys.stderr)
 
 
@@ -208,11 +205,12 @@ def reproduce(args: argparse.Namespace) -> None:
     from adavipro.lessons import series
 
     reruns = series.reproduce(args.root, series.series(args.only), device=args.device)
-    for r in reruns:
-        told = "failed" if r.error else f"{r.result()['seconds']:.0f} s" + ("" if r.repeated else " (kept)")
-        print(f"{r.name}: {told}: {r.folder}")
-    print("\nFigures:", *(f"  {drawn}" for r in reruns for drawn in sorted(r.folder.glob("*.png"))), sep="\n")
-    fail({r.name: r.error for r in reruns if r.error})
+    for folder, error in reruns.items():
+        print(f"{folder.name}: {'failed' if error else 'done'}: {folder}")
+    print(
+        "\nFigures:", *(f"  {drawn}" for folder in reruns for drawn in sorted(folder.glob("*.png"))), sep="\n"
+    )
+    fail({folder.name: error for folder, error in reruns.items() if error})
 
 
 def fetch(args: argparse.Namespace) -> None:

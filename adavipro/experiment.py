@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from adavipro import checkpoints, datasets, models, training
+from adavipro import baselines, checkpoints, datasets, models, training
+from adavipro.baselines.fine_tuning import FineTuning, fine_tune
+from adavipro.baselines.probes import linear_probe
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
@@ -34,21 +36,13 @@ from adavipro.recipe import (
 
 METHODS = ("zero-shot", "vp", "adavipro", "linear-probe", "fine-tune")
 BASELINES = ("linear-probe", "fine-tune")  # what prompts stand beside
-RESULT, PROMPT, BASELINE = "result.json", "prompt.safetensors", "baseline.safetensors"
+RESULT, PROMPT = "result.json", "prompt.safetensors"
 # What result.json holds of every run, beside its key and settings; None where a method has no such thing.
 MEASURES: dict[str, Any] = {
     "val_accuracy": float | None, "test_accuracy": float, "share_on": float | None, "mask_diversity": float | None,
     "object_cover": float | None, "best_epoch": int | None, "steps": int | None, "parameters": int,
     "mapping": list | None, "picked": str | None,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FineTuning(Settings):
-    """How to fine-tune the whole image tower, with AdamW; the paper does not say how it does."""
-
-    learning_rate: float = setting(3e-3, "AdamW's, of fine-tuning", above=0)
-    weight_decay: float = setting(0.01, "AdamW's, of fine-tuning", low=0)
 
 
 GROUPS: dict[str, type[Settings]] = {
@@ -360,19 +354,14 @@ def _learn_prompt(
 
 def _learn_baseline(ready: _Ready, device: str) -> dict[str, Any]:
     """Learn a linear probe or fine-tune the tower, and report it on the test split. `seconds` are of learning."""
-    from adavipro.baselines import fine_tuning, probes
-
     e, given = ready.experiment, (ready.classifier, ready.train, ready.val)
     # Other work on the machine does not count.
     clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
-    learned: probes.Probe | fine_tuning.Tuned
-    if e.method == "linear-probe":
-        learned = probes.linear_probe(*given)
-    else:
-        learned = fine_tuning.fine_tune(*given, e.recipe, e.fine_tuning, e.seed)
+    probe = e.method == "linear-probe"
+    learned = linear_probe(*given) if probe else fine_tune(*given, e.recipe, e.fine_tuning, e.seed)
     _write_timing(ready.folder, clock() - started, device)
-    checkpoints.write_sealed(ready.folder / BASELINE, learned.tensors(), {"kind": e.method})
+    checkpoints.write_sealed(ready.folder / baselines.FILE, learned.tensors(), {"kind": e.method})
     test = ready.source.load("test", ready.classifier.image_px)
     return {
         "val_accuracy": learned.val_accuracy,

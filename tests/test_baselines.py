@@ -11,11 +11,12 @@ from helpers import small_splits, tiny
 from sklearn.linear_model import LogisticRegression
 
 from adavipro import datasets, experiment, models
-from adavipro.baselines import fine_tuning, probes
+from adavipro.baselines import FILE, fine_tuning, probes
+from adavipro.baselines.fine_tuning import FineTuning
 from adavipro.checkpoints import CheckpointError
 from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
-from adavipro.experiment import Experiment, FineTuning
+from adavipro.experiment import Experiment
 from adavipro.io import data_folder
 from adavipro.models import MappedClassifier, Network
 from adavipro.recipe import Recipe, SettingError
@@ -183,34 +184,31 @@ def test_a_run_writes_its_result_last_and_is_not_repeated(tmp_path, monkeypatch,
     assert result["parameters"] == count
     assert 0 <= result["test_accuracy"] <= 1
     assert json.loads((folder / "timing.json").read_text())["seconds"] > 0
-    monkeypatch.setattr(probes, "linear_probe", None)
-    monkeypatch.setattr(fine_tuning, "fine_tune", None)
+    monkeypatch.setattr(experiment, "linear_probe", None)
+    monkeypatch.setattr(experiment, "fine_tune", None)
     assert experiment.run(wanted, tmp_path) == result
 
 
 def test_a_finished_fine_tuning_is_restored_and_nothing_else(tmp_path, frozen, splits):
     wanted, probe = tiny("fine-tune", epochs=2), tiny("linear-probe")
     folder = wanted.folder(tmp_path)
-    with pytest.raises(
-        SettingError, match=r"there is no finished fine-tuning of this experiment in .*: run it first"
-    ):
-        fine_tuning.restore(wanted, folder)
+    with pytest.raises(SettingError, match=r"there is no finished fine-tuning in .*: run it first"):
+        fine_tuning.restore(folder, frozen)
     result = experiment.run(wanted, tmp_path)
     trained = tuned(frozen, *splits)
-    restored = fine_tuning.restore(wanted, folder)
+    before = weights_of(frozen)
+    restored = fine_tuning.restore(folder, frozen)
     assert same(weights_of(restored), weights_of(trained.classifier))
-    assert (
-        evaluate(restored, None, datasets.load_split("letters", "test")).accuracy == result["test_accuracy"]
-    )
-    with pytest.raises(SettingError, match="no finished fine-tuning of this experiment"):
-        fine_tuning.restore(wanted.changed(learning_rate=1e-3), folder)
+    assert same(weights_of(frozen), before)
+    test = datasets.load_split("letters", "test")
+    assert evaluate(restored, None, test).accuracy == result["test_accuracy"]
     experiment.run(probe, tmp_path)
-    with pytest.raises(SettingError, match="no finished fine-tuning of this experiment"):
-        fine_tuning.restore(probe, probe.folder(tmp_path))
-    file = folder / experiment.BASELINE
+    with pytest.raises(SettingError, match=r"is no fine-tuning, but: .*linear-probe"):
+        fine_tuning.restore(probe.folder(tmp_path), frozen)
+    file = folder / FILE
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="cannot be used"):
-        fine_tuning.restore(wanted, folder)
+        fine_tuning.restore(folder, frozen)
 
 
 def test_the_key_holds_what_a_baseline_depends_on_and_no_more():

@@ -91,7 +91,7 @@ def test_unseen_letters_are_in_no_style_that_pretraining_shows():
 
 def test_unknown_name_lists_those_there_are():
     with pytest.raises(
-        SettingError, match="dataset is 'cifar', but .*: digits, .*textures, cifar10, .*, folder:PATH"
+        SettingError, match=r"dataset is 'cifar', but .*: digits, .*textures, cifar10, .*, folder:PATH"
     ):
         datasets.find("cifar")
     with pytest.raises(SettingError, match="split is 'dev', but the splits are: train, val, test"):
@@ -154,7 +154,7 @@ def test_folder_of_classes_is_one_split(tmp_path):
     (tmp_path / "b" / "0.png").write_bytes(b"")
     (tmp_path / "A_c" / "1.png").write_bytes(b"<html>")
     with pytest.raises(
-        SettingError, match="2 of 4 files in .*A_c/1.png: the file is HTML.*; b/0.png: the file is empty"
+        SettingError, match=r"2 of 4 files in .*A_c/1.png: the file is HTML.*; b/0.png: the file is empty"
     ):
         datasets.as_split(tmp_path, 32)
 

@@ -49,13 +49,6 @@ def test_photographs_are_clips_size_and_come_as_asked_for():
     assert tuple(pictures.shape) == (4, 3, 224, 224)
     assert pictures.float().std((1, 2, 3)).min() > 20
     assert torch.equal(drawings.photographs(["rocket", "cat"]), pictures[[3, 1]])
-    assert torch.equal(drawings.photographs("coffee"), pictures[[2]])
-
-
-@pytest.mark.parametrize("names", [["cat", "dog"], [], "dog"])
-def test_an_unknown_photograph_is_refused_with_the_names_that_there_are(names):
-    with pytest.raises(ValueError, match="astronaut, cat, coffee, rocket"):
-        drawings.photographs(names)
 
 
 def test_every_photograph_is_small_and_has_its_source_and_licence_told():
@@ -93,23 +86,9 @@ def test_grid_figure_draws_maps_that_are_zero_everywhere():
     assert (low, high > 0) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "told"),
-    [
-        ({}, (), "needs one length"),
-        ({"a": torch.zeros(2, 7, 7), "b": torch.zeros(3, 7, 7)}, (), r"lengths \[2, 3\]"),
-        ({"a": torch.zeros(2, 7, 7)}, ("one",), r"lengths \[1, 2\]"),
-        ({"a": torch.zeros(2, 1, 7, 7)}, (), "row 'a' has shape"),
-    ],
-)
-def test_grid_figure_refuses_rows_that_are_no_grid(rows, columns, told):
-    with pytest.raises(ValueError, match=told):
-        drawings.grid_figure(rows, columns)
-
-
 def test_frames_figure_adds_the_frame_after_normalisation_and_names_what_it_covers(pictures):
     template = torch.randn(1, 3, 56, 56, generator=generator(3, "template"))
-    figure = drawings.frames_figure(pictures, [0, 8, 28], seed=3)
+    figure = drawings.frames_figure(pictures, [8, 28], seed=3)
     assert [axes.get_title() for axes in figure.axes] == [
         "as it is", "8 px, 49% covered", "28 px, 100% covered", "", "", "",
     ]  # fmt: skip
@@ -119,20 +98,6 @@ def test_frames_figure_adds_the_frame_after_normalisation_and_names_what_it_cove
             frame = template * frame_support(56, width) if width else 0 * template
             expected = ((x + frame) * STD + MEAN).clamp(0, 1)[image].permute(1, 2, 0)
             assert drawn(axes).allclose(expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("images", "widths", "told"),
-    [
-        (torch.zeros(1, 3, 56, 56), [8], "expected uint8"),
-        (torch.zeros(3, 56, 56, dtype=torch.uint8), [8], "expected uint8"),
-        (torch.zeros(1, 3, 56, 48, dtype=torch.uint8), [8], "expected uint8"),
-        (torch.zeros(1, 3, 56, 56, dtype=torch.uint8), [29], "prompt_px is 29"),
-    ],
-)
-def test_frames_figure_refuses_what_does_not_fit(images, widths, told):
-    with pytest.raises(ValueError, match=told):
-        drawings.frames_figure(images, widths)
 
 
 @torch.no_grad()
@@ -154,9 +119,15 @@ def test_picture_figure_shows_each_image_as_the_classifier_sees_it_and_each_mask
         assert axes.get_title() == ""
 
 
+def test_forming_figure_of_a_long_run_shows_ten_epochs_with_the_first_and_the_last(pictures):
+    figure = drawings.forming_figure(25 * [torch.ones(2, 1, 7, 7)], pictures)
+    titles = [axes.get_title() for axes in figure.axes[:11]]
+    assert (titles[:2], titles[-1], figure.axes[11].get_title()) == (["image", "epoch 0"], "epoch 24", "")
+
+
 def test_forming_figure_lays_images_and_masks_in_a_row(pictures, rng):
     decided = [(torch.rand(2, 1, 7, 7, generator=rng) > 0.5).float() for _ in range(3)]
-    figure = drawings.forming_figure(decided, pictures, 8)
+    figure = drawings.forming_figure(decided, pictures)
     assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "epoch 0", "epoch 1", "epoch 2"]
     for i, (image, *masks) in enumerate(in_rows(figure, 4)):
         assert torch.equal(drawn(image), pictures[i].permute(1, 2, 0) / 255)
@@ -213,7 +184,7 @@ def test_explain_figure_takes_decisions_by_hand(clip, adavipro):
     image = noisy_split(1, seed=2).images[0]
     figure = drawings.explain_figure(clip, adavipro, image, decisions=torch.zeros(1, 1, 7, 7))
     shown = panels(figure)
-    assert torch.equal(shown["prompted image"], shown["image"])
+    torch.testing.assert_close(shown["prompted image"], shown["image"])
     assert shown["mask: white is on"].nan_to_num().max() == 0
     assert all(before == pytest.approx(after) for before, after in bars(figure).values())
 
@@ -227,16 +198,11 @@ def test_explain_figure_of_vp_has_no_edges_and_no_logits(clip, vp):
 def test_architecture_figure_has_a_panel_with_its_shape_for_every_tensor(clip, adavipro, pictures):
     figure = drawings.architecture_figure(clip, adavipro, pictures[0])
     assert [axes.get_xlabel() for axes in figure.axes[:6]] == [
-        "3 x 56 x 56", "3 x 56 x 56", "4 x 56 x 56", "2 x 7 x 7", "1 x 7 x 7", "1 x 56 x 56",
+        "3 x 56 x 56", "3 x 56 x 56", "4 x 56 x 56", "2 x 7 x 7", "1 x 56 x 56", "3 x 56 x 56",
     ]  # fmt: skip
     assert [axes.get_title() for axes in figure.axes if axes.title.get_fontweight() == "bold"] == [
-        "$F_c(m_e)$", "$F_p(F_c(m_e))$, on - off", "template P",
+        "$F_c(m_e)$", "logits, on - off", "template P",
     ]  # fmt: skip
-
-
-def test_vp_has_no_such_architecture(clip, vp, pictures):
-    with pytest.raises(ValueError, match="no mask generator: the architecture is AdaViPro's, not VP's"):
-        drawings.architecture_figure(clip, vp, pictures[0])
 
 
 # --- Numbers --------------------------------------------------------------------------------------------------------
@@ -261,14 +227,6 @@ def test_gumbel_figure_tells_shares_means_and_the_exact_gradient():
         variances.append(float(axes.get_title().removeprefix("gradient: variance ")))
     assert abs(means[0] - p_on * (1 - p_on)) < 0.02 < abs(means[1] - p_on * (1 - p_on))  # cold: no bias
     assert variances[0] > 10 * variances[1]  # and a large variance
-
-
-def test_gumbel_figure_draws_hard_values_with_the_same_gradient():
-    soft, hard = (drawings.gumbel_figure([1.0], 0.5, 500, 0, h) for h in (False, True))
-    counts = np.unique(hard.axes[0].patches[0].get_path().vertices[:, 1])
-    assert len(counts) == 3  # nothing but zero, the zeros and the ones
-    assert len(np.unique(soft.axes[0].patches[0].get_path().vertices[:, 1])) > 3
-    assert soft.axes[1].lines[1].get_xdata() == hard.axes[1].lines[1].get_xdata()
 
 
 def test_curves_figure_has_a_panel_a_metric_and_a_line_a_run():

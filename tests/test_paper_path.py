@@ -8,6 +8,7 @@ import pytest
 
 from adavipro import datasets, experiment
 from adavipro.__main__ import main
+from adavipro.baselines import probes
 from adavipro.prompts import FramePrompt
 
 # 20 images to train on, 10 to validate, 10 to test; two steps an epoch.
@@ -52,7 +53,8 @@ def test_adavipro_on_vit_b_32_is_one_command_and_its_result_is_restored_and_save
     assert restored(images).isfinite().all()
 
 
-def test_linear_probe_runs_on_the_features_of_vit_b_32(root):
+def test_linear_probe_runs_on_the_features_of_vit_b_32(root, monkeypatch):
+    monkeypatch.setattr(probes, "PENALTIES", (1.0, 0.1))  # of eleven
     result, _ = run(root, "linear-probe")
     assert result["parameters"] == 512 * 10 + 10
     assert 0 <= result["test_accuracy"] <= 1

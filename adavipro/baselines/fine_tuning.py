@@ -1,7 +1,7 @@
 """Full fine-tuning: every weight of the network moves, on a copy of it; our recipe, for the paper gives none."""
 
 import copy
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,14 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adavipro import checkpoints, datasets, models
+from adavipro import checkpoints
+from adavipro.baselines import FILE
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split
 from adavipro.evaluation import evaluate
-from adavipro.experiment import BASELINE, RESULT, Experiment, FineTuning
 from adavipro.io import generator
-from adavipro.recipe import Recipe, SettingError, learning_rate_factor, steps_an_epoch, warmup_length
+from adavipro.recipe import (
+    Recipe,
+    SettingError,
+    Settings,
+    learning_rate_factor,
+    setting,
+    steps_an_epoch,
+    warmup_length,
+)
 from adavipro.training import TrainingDiverged
+
+
+@dataclass(frozen=True)
+class FineTuning(Settings):
+    """How to fine-tune the whole image tower, with AdamW; the paper does not say how it does."""
+
+    learning_rate: float = setting(3e-3, "AdamW's, of fine-tuning", above=0)
+    weight_decay: float = setting(0.01, "AdamW's, of fine-tuning", low=0)
 
 
 class Tuned(NamedTuple):
@@ -84,17 +100,18 @@ def fine_tune(
     return Tuned(classifier.requires_grad_(False), best_epoch, best_accuracy, picked)
 
 
-def restore(experiment: Experiment, folder: Path, device: str = "cpu") -> FrozenClassifier:
-    """Load the classifier of a finished fine-tuning from its run folder, with the weights that validation picked.
+def restore(folder: Path, frozen: FrozenClassifier) -> FrozenClassifier:
+    """A copy of the frozen classifier with the weights that validation picked in a finished fine-tuning.
 
     Raises:
-        SettingError: if there is none of this experiment.
+        SettingError: if the folder holds none.
         CheckpointError: if its file is damaged.
     """
-    done = json.loads((folder / RESULT).read_text()) if (folder / RESULT).exists() else {}
-    if experiment.method != "fine-tune" or done.get("key") != experiment.key():
-        raise SettingError(f"there is no finished fine-tuning of this experiment in {folder}: run it first")
-    tensors, _ = checkpoints.read_sealed(folder / BASELINE)
-    classifier = models.load(experiment.network, datasets.find(experiment.dataset).class_names, device)
+    if not (folder / FILE).exists():
+        raise SettingError(f"there is no finished fine-tuning in {folder}: run it first")
+    tensors, manifest = checkpoints.read_sealed(folder / FILE)
+    if manifest != {"kind": "fine-tune"}:
+        raise SettingError(f"the run in {folder} is no fine-tuning, but: {manifest}")
+    classifier = copy.deepcopy(frozen)
     classifier.load_state_dict(tensors, strict=False)  # the rest is as it was
     return classifier

@@ -217,7 +217,7 @@ def _decode(path: Path, files: Sequence[File], image_px: int) -> dict[str, Split
             bad.append(f"{name}: {picture}")
             continue
         images[i], place = picture, f"{name} ({file.split})"
-        other = seen.setdefault(hashlib.sha256(picture.numpy()).digest(), place)
+        other = seen.setdefault(hashlib.sha256(picture.numpy().tobytes()).digest(), place)
         if not other.endswith(f"({file.split})"):
             twice.append(f"{other} and {place}")
     if bad:

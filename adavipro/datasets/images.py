@@ -76,7 +76,7 @@ def _reason(source: bytes | Image.Image, error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF says; as it is where that cannot be read, for its pixels are sound."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(0x0112))
+        turn = _UPRIGHT.get(int(image.getexif().get(0x0112, 1)))
     except Exception:  # damaged EXIF: Pillow raises whatever its parser stumbles over
         turn = None
     return image if turn is None else image.transpose(turn)

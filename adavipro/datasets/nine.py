@@ -162,26 +162,32 @@ class Nine:
         kept = f"{split}-{image_px}px-{self.version[:12]}"
         file = cache_folder() / "decoded" / self.name / f"{kept}-{self.stamp[:12]}.bytes"
         shape = (self.counts[split], 3, image_px, image_px)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.parent / "lock"):
-            if not file.exists() or file.stat().st_size != math.prod(shape):
-                for old in file.parent.glob(
-                    f"{kept}-*"
-                ):  # of pictures that changed since, or of a killed process
-                    old.unlink()
-                write_atomically(file, self._decode(split, image_px), math.prod(shape))
-        images = torch.from_file(str(file), shared=False, size=math.prod(shape), dtype=torch.uint8)
-        return Split(images.view(shape), None, torch.tensor([p.label for p in self.rows[split]]))
+        size = math.prod(shape)
+
+        def there() -> bool:
+            return file.exists() and file.stat().st_size == size
+
+        if not there():
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"{error}: set $ADAVIPRO_CACHE to a folder that you may write to") from None
+            with FileLock(file.parent / "lock"):
+                if not there():  # another process may have decoded them while we waited
+                    for old in file.parent.glob(f"{kept}-*"):  # of changed pictures, or of a killed process
+                        old.unlink()
+                    write_atomically(file, self._decode(split, image_px), size)
+        images = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).view(shape)
+        return Split(images, None, torch.tensor([p.label for p in self.rows[split]]))
 
     def _decode(self, split: str, image_px: int) -> Iterator[Any]:
         pictures, bad = self.rows[split], []
         pixels = _cifar(self.name, self.images.parent)[0] if self.name.startswith("cifar") else None
 
         def decode(p: Picture) -> Tensor:
-            source = (
-                (self.images / p.path).read_bytes() if pixels is None else Image.fromarray(pixels[p.path])
-            )
-            return to_tensor(source, image_px, plain=True)
+            if pixels is None:
+                return to_tensor((self.images / p.path).read_bytes(), image_px, plain=True)
+            return to_tensor(Image.fromarray(pixels[p.path]), image_px, plain=True)
 
         bar = tqdm(decode_all(decode, pictures), f"{self.name} {split} {image_px} px", len(pictures))
         for picture, image in zip(pictures, bar, strict=True):
@@ -283,7 +289,8 @@ def _official(name: str, home: Path) -> Rows:
             known = {line.strip("/") for line in (images / "ClassName.txt").read_text().split()}
     classes = {own for pairs in found.values() for _, own in pairs}
     if len(classes) != spec.classes or classes != (known or classes):
-        told = f"{images} holds {len(classes)} classes, not {spec.classes}"
+        told = f"{images} holds" if spec.layout else f"the lists in {home} name"
+        told += f" {len(classes)} classes, not {spec.classes}"
         told += f", without {_few(known - classes)}" if known - classes else ""
         told += f", with {_few(classes - known)}" if known and classes - known else ""
         raise ValueError(told + (f", where pictures lie as {images / spec.layout}" if spec.layout else ""))
@@ -317,6 +324,7 @@ def _listed(name: str, file: Path) -> list[tuple[Any, str]]:
 
 
 def _flowers(home: Path) -> dict[str, list[tuple[Any, str]]]:
+    """Pictures of Flowers102's lists, which are files of MATLAB's, with their classes."""
     names = _torchvision("flowers102").classes
     from scipy.io import loadmat
 
@@ -461,7 +469,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     except Exception as error:  # whatever the network, the archives and the disk do to torchvision
         shutil.rmtree(aside, ignore_errors=True)
         told = str(error) or type(error).__name__
-        way_out = f"try again, or bring your own copy to {home} ({spec.source})"
+        way_out = f"try again, give another folder ($ADAVIPRO_DATA), or bring your own copy to {home} ({spec.source})"
         raise SettingError(f"data set {name!r} cannot be fetched: {told}; {way_out}") from error
     return home
 

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from open_clip import OPENAI_DATASET_STD
 from torch import Tensor
 
@@ -17,14 +16,13 @@ from adavipro.datasets.images import read_image
 from adavipro.io import data_folder, generator
 from adavipro.method import AdaViPro
 from adavipro.prompts import frame_support
-from adavipro.where import EdgeDetector, MaskGenerator, decide, enlarge, gumbel_noise
+from adavipro.where import EdgeDetector, decide, enlarge, gumbel_noise
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")  # data/photographs/README.md has sources and licences
 # A line of a run: lightness, dash and marker tell runs apart without colour.
 _LINES = (("#103a70", "-o"), ("#d08a00", "--s"), ("0.45", ":^"), ("#7fb3d5", "-.D"), ("0.0", "-v"))
 METRIC_TITLES = {
     "loss": "training loss",
-    "train_accuracy": "training accuracy (%)",
     "val_accuracy": "validation accuracy (%)",
     "temperature": "temperature",
     "share_on": "regions on (%)",
@@ -33,21 +31,14 @@ METRIC_TITLES = {
 
 
 def photographs(names: Sequence[str] = PHOTOGRAPHS) -> Tensor:
-    """Read photographs that ship with the project, by name. Returns uint8 (n, 3, 224, 224).
-
-    Raises:
-        ValueError: if no name is given, or one is not in `PHOTOGRAPHS`.
-    """
-    names = [names] if isinstance(names, str) else list(names)
-    if not names or not set(names) <= set(PHOTOGRAPHS):
-        raise ValueError(f"photographs are {names}, but they are one or more of: {', '.join(PHOTOGRAPHS)}")
+    """Read photographs that ship with the project, by name. Returns uint8 (n, 3, 224, 224)."""
     folder = data_folder() / "photographs"
     return torch.stack([read_image(folder / f"{name}.jpg", 224) for name in names])
 
 
-def to_picture(images: Tensor, classifier: FrozenClassifier) -> Tensor:
-    """Turn normalised images (b, 3, h, w) back into [0, 1], clipped for the screen."""
-    return (images * classifier.std + classifier.mean).clamp(0, 1).cpu()
+def _unnormalised(images: Tensor, classifier: FrozenClassifier) -> Tensor:
+    """Turn normalised images (b, 3, h, w) back into [0, 1]; `_show` clips them for the screen."""
+    return images * classifier.std + classifier.mean
 
 
 # --- Rows of pictures ---------------------------------------------------------------------------------------------
@@ -61,42 +52,34 @@ def grid_figure(rows: Mapping[str, Tensor] | Sequence[Tensor], columns: Sequence
             range. A map without negative values goes from black at 0 to white; one with a sign has mid-grey at 0. Half
             a per cent of a row's values may be clipped.
         columns: titles of the n columns.
-
-    Raises:
-        ValueError: if rows differ in length, or one is neither images nor maps.
     """
-    titled = list(rows.items()) if isinstance(rows, Mapping) else [("", row) for row in rows]
-    count = {len(row) for _, row in titled} | ({len(columns)} if columns else set())
-    if len(count) != 1:
-        raise ValueError(f"rows and columns have lengths {sorted(count)}, but a grid needs one length")
-    (n,) = count
-    names = 0.9 if isinstance(rows, Mapping) else 0.0  # width of their column
-    size = (1.2 * n + 0.1 + names, 1.2 * len(rows) + (0.3 if columns else 0.1))
+    named = isinstance(rows, Mapping)
+    titled = dict(rows) if isinstance(rows, Mapping) else dict(enumerate(rows))
+    n = len(next(iter(titled.values())))
+    size = (1.2 * n + (1.0 if named else 0.1), 1.2 * len(titled) + (0.3 if columns else 0.1))
     figure = Figure(figsize=size, layout="constrained")
-    for line, (name, row) in zip(figure.subplots(len(rows), n, squeeze=False), titled, strict=True):
-        pictures = row.detach().cpu() / (255 if row.dtype == torch.uint8 else 1)
-        if row.ndim == 4 and row.shape[1] == 3:
-            pictures = pictures.clamp(0, 1).permute(0, 2, 3, 1)
-        elif row.ndim != 3:
-            raise ValueError(f"row {name!r} has shape {tuple(row.shape)}, expected (n, 3, h, w) or (n, h, w)")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        limits = _limits(pictures)
-        for axes, picture in zip(line, pictures, strict=True):
-            _show(axes, picture, limits)
+    for line, (name, row) in zip(figure.subplots(len(titled), n, squeeze=False), titled.items(), strict=True):
+        if named:
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        for axes, picture in zip(line, row, strict=True):
+            _show(axes, picture, row)
     for axes, title in zip(figure.axes, columns, strict=False):
         axes.set_title(title, fontsize=8)
     return figure
 
 
-def _limits(values: Tensor) -> tuple[float, float]:
-    """What is black and what is white in maps: 0 and nearly the most, or as far from 0 on both sides."""
+def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
+    """Draw an image (3, h, w), uint8 or in [0, 1], or a map (h, w), whose NaN are left blank.
+
+    Args:
+        like: maps that say what is black and what is white: 0 and nearly the most, or as far from 0 on both sides.
+    """
+    values = (picture if like is None else like).detach().float().nan_to_num()
     high = max(values.abs().flatten().quantile(0.995).item(), 1e-6)
-    return -high if values.min() < 0 else 0.0, high
-
-
-def _show(axes: Axes, picture: Tensor, limits: tuple[float, float]) -> None:
-    """Draw a map (h, w) between two limits, or a picture (h, w, 3) in [0, 1], which has none."""
-    low, high = limits
+    picture = picture.detach().cpu() / (255 if picture.dtype == torch.uint8 else 1)
+    if picture.ndim == 3:
+        picture = picture.clamp(0, 1).permute(1, 2, 0)
+    low = -high if values.min() < 0 else 0.0
     axes.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
@@ -109,26 +92,17 @@ def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Fi
 
     Args:
         images: uint8 (b, 3, s, s).
-        widths_px: widths on each side; 0 shows the images as they are.
+        widths_px: widths on each side; before them come the images as they are.
         seed: of the template.
-
-    Raises:
-        ValueError: if the images or a width do not fit.
     """
     side = images.shape[-1]
-    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
-        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}, expected uint8 (b, 3, s, s)")
     template = torch.randn(1, 3, side, side, generator=generator(seed, "template"))
     added = template * torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1)
-    supports = [frame_support(side, width) if width else torch.zeros(side, side) for width in widths_px]
-    shown = torch.stack(
-        [images.cpu() / 255 + added * support for support in supports], 1
-    )  # (b, widths, 3, s, s)
-    titles = [
-        f"{width} px, {support.float().mean():.0%} covered" if width else "as it is"
-        for width, support in zip(widths_px, supports, strict=True)
-    ]
-    return grid_figure(list(shown), titles)
+    columns = {"as it is": images.cpu() / 255}
+    for width in widths_px:
+        support = frame_support(side, width)
+        columns[f"{width} px, {support.float().mean():.0%} covered"] = images.cpu() / 255 + added * support
+    return grid_figure(list(torch.stack(list(columns.values()), 1)), list(columns))
 
 
 @torch.no_grad()
@@ -143,39 +117,38 @@ def picture_figure(
         labels: (b,) true classes; a prediction's title is black where it is right.
     """
     x = classifier.normalise(images.to(classifier.mean.device))
-    rows, scores = {"raw": to_picture(x, classifier)}, {"raw": classifier(x)}
+    rows, scores = {"raw": _unnormalised(x, classifier)}, {"raw": classifier(x)}
     for name, method in methods.items():
         shown = method(x)
-        rows[name], scores[name] = to_picture(shown.images, classifier), classifier(shown.images)
+        rows[name], scores[name] = _unnormalised(shown.images, classifier), classifier(shown.images)
         if method.masks is not None:
             rows[f"{name}\nmask"] = (shown.mask * method.prompt.support)[:, 0]
     figure = grid_figure(rows)
-    for place, name in enumerate(rows):
-        line = figure.axes[place * len(images) :]
-        for axes, found, label in zip(
-            line, scores.get(name, []), labels, strict=False
-        ):  # a mask has no scores
-            right = int(found.argmax()) == int(label)
-            title = classifier.class_names[int(found.argmax())] + ("" if right else " ✗")
-            axes.set_title(title, fontsize=6.5, pad=2, color="black" if right else "0.5")
+    for name, found in scores.items():
+        line = figure.axes[len(images) * list(rows).index(name) :]
+        for axes, best, label in zip(line, found.argmax(1).tolist(), labels.tolist(), strict=False):
+            title = classifier.class_names[best] + ("" if best == label else " ✗")
+            axes.set_title(title, fontsize=6.5, pad=2, color="black" if best == label else "0.5")
     return figure
 
 
-def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, region_px: int) -> Figure:
+def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor) -> Figure:
     """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
 
-    Regions that are on are light, those that are off dark; the image shows through.
+    Regions that are on are light, those that are off dark; the image shows through. Of a long run, ten epochs.
 
     Args:
         masks_by_epoch: decisions (b, 1, r, r), one for each epoch.
         images: uint8 (b, 3, h, w).
     """
-    pictures = images.cpu().float() / 255
-    grey = pictures.mean(1, keepdim=True)
-    masks = [enlarge(decisions.cpu().float(), region_px) for decisions in masks_by_epoch]
-    columns = [pictures] + [(0.35 * grey + 0.65 * mask).expand(-1, 3, -1, -1) for mask in masks]
-    titles = ["image", *(f"epoch {i}" for i in range(len(masks)))]
-    return grid_figure(list(torch.stack(columns, 1)), titles)
+    pictures = images.cpu() / 255
+    columns = {"image": pictures}
+    last = len(masks_by_epoch) - 1
+    for epoch in dict.fromkeys(round(i * last / 9) for i in range(10)) if last > 9 else range(last + 1):
+        decisions = masks_by_epoch[epoch].cpu().float()
+        mask = enlarge(decisions, images.shape[-1] // decisions.shape[-1])
+        columns[f"epoch {epoch}"] = (0.35 * pictures.mean(1, keepdim=True) + 0.65 * mask).expand_as(pictures)
+    return grid_figure(list(torch.stack(list(columns.values()), 1)), list(columns))
 
 
 # --- One image through the method -----------------------------------------------------------------------------------
@@ -191,7 +164,7 @@ def explain_figure(
 ) -> Figure:
     """Everything between an image and its class: edges, logits, mask, prompted image, scores before and after.
 
-    VP has no edges and no logits, so their panels are left out. Hatched is what the prompt cannot reach.
+    VP has no edges and no logits, so their panels are left out. What the prompt cannot reach is left blank.
 
     Args:
         image: uint8 (3, h, w).
@@ -200,59 +173,34 @@ def explain_figure(
     """
     x = classifier.normalise(image[None].to(classifier.mean.device))
     shown, logits = method(x, decisions=decisions), method.region_logits(x)
-    panels = {"image": _to_screen(x, classifier)}
+    panels = {"image": image}
     if logits is not None and method.edges is not None:
-        title = "edges" if isinstance(method.edges, EdgeDetector) else "no edge detector"
-        panels[title] = method.edges(x)[0].abs().mean(0).cpu()
-        panels["logits: on minus off"] = _reached(logits.diff(dim=1)[0, 0], method.live_regions())
-    panels["mask: white is on"] = _reached(shown.mask[0, 0], method.prompt.support)
-    panels["prompted image"] = _to_screen(shown.images, classifier)
+        panels["edges"] = method.edges(x)[0].abs().mean(0)
+        difference = logits.diff(dim=1)[0, 0]
+        panels["logits: on minus off"] = difference.masked_fill(~method.live_regions(), torch.nan)
+    panels["mask: white is on"] = shown.mask[0, 0].float().masked_fill(~method.prompt.support, torch.nan)
+    panels["prompted image"] = _unnormalised(shown.images, classifier)[0]
 
-    names = 0.2 + 0.065 * max(map(len, classifier.class_names))  # their width in inches
-    width = 1.75 * len(panels) + 2.5 + names
-    figure = Figure(figsize=(width, 2.0))
-    grid = figure.subplots(1, len(panels) + 1, width_ratios=[1] * len(panels) + [1.4])
-    figure.subplots_adjust(0.01, 0.05, 1 - names / width, 0.87, 0.08)
-    for axes, (title, values) in zip(grid, panels.items(), strict=False):
-        _show(axes, values, _limits(values.nan_to_num()))
+    figure = Figure(figsize=(1.75 * len(panels) + 3.5, 2.0), layout="constrained")
+    *pictured, last = figure.subplots(1, len(panels) + 1, width_ratios=[1] * len(panels) + [1.3])
+    for axes, (title, values) in zip(pictured, panels.items(), strict=True):
+        _show(axes, values)
         axes.set_title(title, fontsize=9)
-        axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.5")
-    before, after = classifier(torch.cat([x, shown.images])).softmax(1).cpu()
-    _draw_scores(grid[-1], classifier.class_names, before, after, label)
-    return figure
-
-
-def _to_screen(images: Tensor, classifier: FrozenClassifier) -> Tensor:
-    """The first of normalised images (b, 3, h, w) as matplotlib wants it, (h, w, 3)."""
-    return to_picture(images, classifier)[0].permute(1, 2, 0)
-
-
-def _reached(values: Tensor, live: Tensor) -> Tensor:
-    """Values with NaN, which lets the background be seen, where the prompt cannot reach."""
-    return values.float().masked_fill(~live, float("nan")).cpu()
-
-
-def _draw_scores(axes: Axes, names: list[str], before: Tensor, after: Tensor, label: int | None) -> None:
-    """Draw the probabilities (k,) of the classes that lead before or after, and of the true one."""
-    leading = torch.maximum(before, after)
+        axes.set_facecolor("#d5e3f0")
+    before, after = 100 * classifier(torch.cat([x, shown.images])).softmax(1).cpu().numpy()
+    leading = np.maximum(before, after)
     if label is not None:
-        leading[label] = 2
-    chosen = leading.topk(min(5, len(names))).indices
-    chosen = chosen[after[chosen].argsort()]
-    places = np.arange(len(chosen))
-    for values, offset, name, colour, hatch in (
-        (before, 0.2, "zero-shot", "0.85", "////"),
-        (after, -0.2, "prompted", "#103a70", ""),
-    ):
-        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "0.5", "label": name}
-        drawn = axes.barh(places + offset, (100 * values[chosen]).tolist(), 0.38, **style)
-        axes.bar_label(drawn, fmt="%.0f", fontsize=6.5, padding=2)
-    axes.set_yticks(places, [names[k] + (" ✓" if k == label else "") for k in chosen.tolist()], fontsize=8)
-    axes.yaxis.tick_right()
-    axes.set(xlim=(0, 118), xticks=[])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_title("class scores (%)" + ("" if label is None else ", ✓ true"), fontsize=9)
-    axes.legend(fontsize=6.5, frameon=False, loc="lower right", reverse=True)
+        leading[label] = 101
+    chosen = np.argsort(-leading)[:5]
+    places, names = np.arange(len(chosen)), classifier.class_names
+    last.barh(places - 0.2, before[chosen], 0.38, color="0.75", label="zero-shot")
+    last.barh(places + 0.2, after[chosen], 0.38, color="#103a70", label="prompted")
+    last.set_yticks(places, [names[k] + (" ✓" if k == label else "") for k in chosen.tolist()], fontsize=8)
+    last.set(xlim=(0, 100), xticks=[0, 50, 100])
+    last.invert_yaxis()
+    last.set_title("class scores (%)", fontsize=9)
+    last.legend(fontsize=6.5, frameon=False, loc="lower right")
+    return figure
 
 
 @torch.no_grad()
@@ -261,45 +209,31 @@ def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: T
 
     Args:
         image: uint8 (3, h, w).
-
-    Raises:
-        ValueError: if the method has no mask generator.
     """
-    if not isinstance(method.masks, MaskGenerator) or method.edges is None:
-        raise ValueError("the method has no mask generator: the architecture is AdaViPro's, not VP's")
     x = classifier.normalise(image[None].to(classifier.mean.device))
-    edges, shown, template = method.edges(x), method(x), method.prompt()
-    assert shown.logits is not None
-    hidden, added = method.masks.convergence(edges).relu(), template * shown.mask
-    figure = Figure(figsize=(11, 4.2))
-    panels = figure.subplot_mosaic("abcdef;ghijkk", gridspec_kw={"left": 0.01, "right": 0.92, "wspace": 0.35})
+    assert isinstance(method.edges, EdgeDetector)
+    edges, template, shown = method.edges(x), method.prompt(), method(x)
+    hidden, logits = method.masks.convergence(edges).relu(), method.masks(edges)
     steps = [  # title, tensor, what is drawn of it, the word on the way to the next
-        ("image x", x, _to_screen(x, classifier), "$F_e$"),
-        ("edges $m_e$ (fixed)", edges, edges[0].abs().mean(0), "$F_c$"),
+        ("image x", x, image, "$F_e$"),
+        ("edges $m_e$", edges, edges[0].abs().mean(0), "$F_c$"),
         ("$F_c(m_e)$", hidden, hidden[0].mean(0), "$F_p$"),
-        ("$F_p(F_c(m_e))$, on - off", shown.logits, shown.logits.diff(dim=1)[0, 0], ""),
-        ("decisions (likelier)", shown.decisions, shown.decisions[0, 0], r"$\Phi$"),
-        (r"mask $m_p = \Phi(\cdot)$", shown.mask, shown.mask[0, 0], ""),
-        ("template P", template, _to_screen(template, classifier), r"$\times m_p$"),
-        (r"$P \cdot m_p$", added, _to_screen(added, classifier), "+ x"),
-        (r"$x + P \cdot m_p$", shown.images, _to_screen(shown.images, classifier), ""),
+        ("logits, on - off", logits, logits.diff(dim=1)[0, 0], r"$\Phi$"),
+        ("mask $m_p$", shown.mask, shown.mask[0, 0], r"$\times$"),
+        ("template P", template, _unnormalised(template, classifier)[0], "+ x"),
+        (r"$x + P \cdot m_p$", shown.images, _unnormalised(shown.images, classifier)[0], "CLIP"),
     ]
-    for place, (title, tensor, picture, word) in zip("abcdefghi", steps, strict=True):
-        learns = place in "cdg"
-        _show(panels[place], picture.cpu(), _limits(picture.cpu()))
-        panels[place].set_title(title, fontsize=9, fontweight="bold" if learns else "normal")
-        panels[place].set_xlabel(" x ".join(map(str, tensor.shape[1:])), fontsize=8)
-        panels[place].spines[:].set_linewidth(2.5 if learns else 0.6)
-        if place != "f":
-            arrow = {"arrowstyle": "-|>", "color": "0.2"}
-            panels[place].annotate("", (1.3, 0.5), (1.02, 0.5), "axes fraction", arrowprops=arrow)
-            panels[place].text(1.15, 0.55, word, transform=panels[place].transAxes, ha="center", fontsize=9)
-    clip = panels["j"]
-    clip.set(xticks=[], yticks=[], facecolor="0.92", box_aspect=1)
-    clip.set_title("frozen CLIP", fontsize=9)
-    clip.text(0.5, 0.5, "cosine of\n$f_v(x + P m_p)$\nand $f_t(c)$", ha="center", va="center", fontsize=9)
-    before, after = classifier(torch.cat([x, shown.images])).softmax(1).cpu()
-    _draw_scores(panels["k"], classifier.class_names, before, after, None)
+    figure = Figure(figsize=(1.8 * len(steps), 1.9))
+    panels = figure.subplots(1, len(steps), gridspec_kw={"left": 0.01, "right": 0.95, "wspace": 0.4})
+    for axes, (title, tensor, picture, word) in zip(panels, steps, strict=True):
+        learns = word in ("$F_p$", r"$\Phi$", "+ x")  # what made this panel
+        _show(axes, picture)
+        axes.set_title(title, fontsize=9, fontweight="bold" if learns else "normal")
+        axes.set_xlabel(" x ".join(map(str, tensor.shape[1:])), fontsize=8)
+        axes.spines[:].set_linewidth(2.5 if learns else 0.6)
+        arrow = {"arrowstyle": "-|>", "color": "0.2"}
+        axes.annotate("", (1.35, 0.5), (1.04, 0.5), "axes fraction", arrowprops=arrow)
+        axes.text(1.19, 0.55, word, transform=axes.transAxes, ha="center", fontsize=9)
     return figure
 
 
@@ -307,46 +241,39 @@ def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: T
 
 
 def gumbel_figure(
-    temperatures: Sequence[float], difference: float, draws: int = 2000, seed: int = 0, hard: bool = False
+    temperatures: Sequence[float], difference: float, draws: int = 2000, seed: int = 0
 ) -> Figure:
     """Decisions sampled at each temperature, and the gradient that training gets through them; a column each.
 
-    Above: the decisions' values, soft ones or 0 and 1. Below: d soft / d (on - off), as straight-through gradients
-    use it, against the gradient of P(on) that it stands for.
+    Above: the soft decisions. Below: d decision / d (on - off), against the gradient of P(on) that it stands for.
 
     Args:
         difference: logit of on minus logit of off.
-        hard: whether the values above are 0 or 1; the gradient is the same.
     """
     noise = gumbel_noise(torch.Size((draws, 2, 1, 1)), generator(seed, "drawing-gumbel"))
     p_on = torch.sigmoid(torch.tensor(difference, dtype=torch.float64)).item()
-    figure = Figure(figsize=(3.1 * len(temperatures) + 0.5, 4.4))
+    figure = Figure(figsize=(3.1 * len(temperatures) + 0.5, 4.4), layout="constrained")
     grid = figure.subplots(2, len(temperatures), squeeze=False)
-    figure.subplots_adjust(0.62 / figure.get_figwidth(), 0.11, 0.98, 0.89, 0.22, 0.62)
     for temperature, (above, below) in zip(temperatures, grid.T, strict=True):
         logits = torch.tensor([0.0, difference]).view(1, 2, 1, 1).repeat(draws, 1, 1, 1).requires_grad_()
-        values = decide(logits, temperature, noise, hard)
+        values = decide(logits, temperature, noise)
         (gradients,) = torch.autograd.grad(values.sum(), logits)
         values, gradient = values.detach().flatten(), gradients[:, 1].flatten()
         share = (values > 0.5).float().mean()
         above.set_title(f"temperature {temperature:.3g}\n{share:.0%} of decisions are on", fontsize=9)
-        above.hist(values.numpy(), 40, range=(0, 1), color="#7fb3d5", histtype="stepfilled")
         below.set_title(f"gradient: variance {gradient.var():.2g}", fontsize=9)
-        steepest = 0.25 / temperature
-        below.hist(gradient.numpy(), 40, range=(0, steepest), color="0.75", histtype="stepfilled", log=True)
-        below.yaxis.set_minor_formatter(NullFormatter())
-        for axes, drawn, name, exact, words in (
-            (above, values, "P(on)", p_on, "decision"),
-            (below, gradient, "exact", p_on * (1 - p_on), "d decision / d (on - off)"),
+        for axes, drawn, most, name, exact, words in (
+            (above, values, 1, "P(on)", p_on, "decision"),
+            (below, gradient, 0.25 / temperature, "exact", p_on * (1 - p_on), "d decision / d (on - off)"),
         ):
+            axes.hist(drawn.numpy(), 40, range=(0, most), color="#7fb3d5", log=axes is below)
             axes.axvline(exact, color="black", label=f"{name} {exact:.3f}")
             axes.axvline(drawn.mean().item(), color="#d08a00", ls="--", label=f"mean {drawn.mean():.3f}")
             axes.set_xlabel(words, fontsize=9)
             axes.tick_params(labelsize=8)
-            axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
-            axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylabel("samples", fontsize=9)
-    grid[1][0].set_ylabel("samples (log scale)", fontsize=9)
+            axes.minorticks_off()
+            axes.legend(fontsize=8)
+    figure.supylabel("samples (below: log scale)", fontsize=9)
     return figure
 
 
@@ -357,11 +284,10 @@ def curves_figure(
     """Runs epoch by epoch: a panel for each metric, a line for each run.
 
     Args:
-        histories: a run's name and its rows, one an epoch, as `watching.read_history` or a training's watch has them.
+        histories: a run's name and its rows, one an epoch, as a run's metrics.csv or a training's watch has them.
         metrics: columns of those rows; a run without one has no line.
     """
-    named = len(histories) > 1
-    size = (2.6 * len(metrics) + 0.3, 2.4 + (0.17 * len(histories) if named else 0))
+    size = (2.6 * len(metrics) + 0.3, 2.4 + 0.17 * len(histories))
     figure = Figure(figsize=size, layout="constrained")
     for metric, axes in zip(metrics, figure.subplots(1, len(metrics), squeeze=False)[0], strict=True):
         title = METRIC_TITLES.get(metric, metric)
@@ -373,11 +299,10 @@ def curves_figure(
             axes.plot(known["epoch"], shown, dash, color=colour, label=name, **marks)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=9)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.tick_params(labelsize=8)
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    if named:
-        lines, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(lines, names, loc="outside lower left", fontsize=8, frameon=False)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower left", fontsize=8, frameon=False)
     return figure

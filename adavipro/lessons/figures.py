@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -52,24 +51,17 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return paths
 
 
-def draw_against_width(axes: Axes, summary: pd.DataFrame) -> None:
-    """Draw one data set's lines of `results.summarise` against frame width, with 95 % confidence bands over seeds."""
+def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
+    """Draw one data set's rows of `results.summarise` against a column, with 95 % confidence intervals over seeds."""
     for method, style in STYLE.items():
-        points = summary[summary["method"] == method].sort_values("prompt_px")
-        means = np.array([e.mean for e in points["estimate"]])
-        if method == "zero-shot":
+        points = summary[summary["method"] == method].sort_values(x)
+        means = [estimate.mean for estimate in points["estimate"]]
+        if method == "zero-shot":  # has no prompt and learns nothing: the same everywhere
             for mean in means:
                 axes.axhline(mean, **style)
         elif len(points):
-            widths, halves = (
-                points["prompt_px"].astype(int),
-                np.array([e.half or 0 for e in points["estimate"]]),
-            )
-            axes.fill_between(
-                widths, means - halves, means + halves, color=style["color"], alpha=0.2, linewidth=0
-            )
-            axes.plot(widths, means, **style)
-    axes.set_xlabel("frame width (px)")
+            halves = [estimate.half or 0 for estimate in points["estimate"]]
+            axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
     _plain(axes)
 
 
@@ -78,35 +70,24 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _by_dataset(summary: pd.DataFrame) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each data set of a summary and, last, for their mean."""
+def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
+    """Accuracy against a column of a summary, a panel for each data set and, last, for their mean."""
     names = sorted(summary["dataset"].unique(), key=lambda name: (name == MEAN, name))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(0.8 + 3.1 * columns, 0.4 + 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("test accuracy (%)")
-    for axes in panels.flat[len(names) :]:
-        axes.remove()
-    for axes, name in zip(panels.flat, names, strict=False):
-        axes.set_title(name)
-    return figure, dict(zip(names, panels.flat, strict=False))
-
-
-def _legend(figure: Figure) -> None:
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words)
+        _draw(axes, summary[summary["dataset"] == name], x)
+    figure.supylabel("test accuracy (%)", fontsize=10)
     lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    return figure
 
 
 def accuracy_figure(rows: pd.DataFrame) -> Figure:
     """Accuracy against frame width, a panel for each data set (the paper's Figure 2) and for their mean."""
-    summary = summarise(of_studies(rows, "main", "vp-tuned"))
-    figure, panels = _by_dataset(summary)
-    for name, axes in panels.items():
-        draw_against_width(axes, summary[summary["dataset"] == name])
-    _legend(figure)
-    return figure
+    return _by_dataset(summarise(of_studies(rows, "main", "vp-tuned")), "prompt_px", "frame width (px)")
 
 
 def price_figure(rows: pd.DataFrame) -> Figure:
@@ -115,29 +96,22 @@ def price_figure(rows: pd.DataFrame) -> Figure:
     Prompts at the narrow frame, beside the baselines that ship.
     """
     rows = with_baselines(rows)
-    summary, counted = summarise(rows), rows.groupby(["dataset", "method"])["parameters"].mean()
-    counted = pd.concat([counted, pd.concat({MEAN: counted.groupby("method").mean()})])
-    figure, panels = _by_dataset(summary)
-    for point in summary.itertuples():
-        axes, style, found = panels[point.dataset], STYLE[point.method], point.estimate
-        if point.method == "zero-shot":  # learns nothing: no place on a log axis
-            axes.axhline(found.mean, **style)
-        else:
-            axes.errorbar(counted[point.dataset, point.method], found.mean, found.half, capsize=3, **style)
-    for axes in panels.values():
-        axes.set(xlabel="parameters", xscale="log", xlim=(300, 1e6))
-        _plain(axes)
-    _legend(figure)
+    counted = rows.groupby(["dataset", "method"], as_index=False)["parameters"].mean()
+    means = counted.groupby("method", as_index=False)["parameters"].mean().assign(dataset=MEAN)
+    figure = _by_dataset(summarise(rows).merge(pd.concat([counted, means])), "parameters", "parameters")
+    for axes in figure.axes:
+        axes.set(xscale="log", xlim=(300, 1e6))
     return figure
 
 
 def masks_figure(rows: pd.DataFrame) -> Figure:
     """Where the prompt lies, on the mean over data sets: regions on, object covered, masks' differences."""
     figure = Figure(figsize=(3.3 * len(MASK_PANELS), 3.0), layout="constrained")
-    for axes, (value, title) in zip(figure.subplots(1, len(MASK_PANELS)), MASK_PANELS.items(), strict=True):
-        summary = summarise(of_studies(rows, "main"), value)
-        draw_against_width(axes, summary[summary["dataset"] == MEAN])
+    for place, (value, title) in enumerate(MASK_PANELS.items(), 1):
+        axes = figure.add_subplot(1, len(MASK_PANELS), place, xlabel="frame width (px)")
         axes.set_title(title, fontsize=10)
+        summary = summarise(of_studies(rows, "main"), value)
+        _draw(axes, summary[summary["dataset"] == MEAN])
     figure.axes[0].legend(frameon=False)
     return figure
 

@@ -3,11 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from adavipro.io import canonical_json, data_folder
@@ -16,24 +14,6 @@ from adavipro.sweeps import cluster
 MODULE = Path(__file__).parents[1]
 NOTEBOOKS = MODULE.parent / "notebooks"
 LIMIT_S = 1800.0  # of wall clock for one notebook
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """One notebook with its parameters, and what came of it.
-
-    repeated: whether it ran now, or was finished. error: None where it is finished; otherwise one line of what went
-    wrong.
-    """
-
-    name: str
-    folder: Path
-    repeated: bool
-    error: str | None = None
-
-    def result(self) -> dict[str, Any]:
-        """The notebook's numbers, parameters, time and versions, as `pages.Page.finish` wrote them."""
-        return json.loads((self.folder / "result.json").read_text())
 
 
 def series(numbers: Iterable[str] | None = None) -> list[Path]:
@@ -77,34 +57,27 @@ def finished(folder: Path) -> bool:
     return result.get("key") == folder.name and (folder / cluster.DONE).exists()
 
 
-def rerun(notebook: Path, runs: Path, parameters: dict[str, Any], limit_s: float = LIMIT_S) -> Rerun:
+def rerun(notebook: Path, runs: Path, parameters: dict[str, Any]) -> tuple[Path, str | None]:
     """Execute a notebook with papermill into <runs>/notebooks/<name>-<key>/, unless that is finished.
 
-    Finished is no error and a result.json with the key. What a failed one left stays as failed.ipynb. Two processes
-    that are asked for the same rerun do it once: the second waits.
+    Returns the folder, and None or one line of what went wrong. What a failed one left stays as failed.ipynb.
     """
     folder = runs.resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "rerun.lock"):
-        if finished(folder):
-            return Rerun(notebook.stem, folder, repeated=False)
-        for name in ("result.json", cluster.DONE):
-            (folder / name).unlink(missing_ok=True)
-        given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
-        error = cluster.execute(notebook, folder, given, "result.json", limit_s)
-    return Rerun(notebook.stem, folder, repeated=True, error=error)
+    if finished(folder):
+        return folder, None
+    for name in ("result.json", cluster.DONE):
+        (folder / name).unlink(missing_ok=True)
+    given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
+    return folder, cluster.execute(notebook, folder, given, "result.json", LIMIT_S)
 
 
-def reproduce(runs: Path, chosen: Iterable[Path] | None = None, **parameters: Any) -> list[Rerun]:
-    """Execute the series, notebook by notebook, with one progress display. One that fails does not stop the others.
+def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Path, str | None]:
+    """Execute notebooks, one after the other, with one progress display. One that fails does not stop the others.
 
     Args:
-        chosen: only these notebooks.
-        parameters: given to every notebook (`world`, `device`).
+        parameters: given to every notebook, as `device`.
+
+    Returns:
+        by folder: None, or one line of what went wrong.
     """
-    reruns = []
-    with tqdm(series() if chosen is None else list(chosen), unit="notebook") as bar:
-        for notebook in bar:
-            bar.set_description_str(notebook.stem)
-            reruns.append(rerun(notebook, runs, parameters))
-    return reruns
+    return dict(rerun(notebook, runs, parameters) for notebook in tqdm(list(chosen), unit="notebook"))

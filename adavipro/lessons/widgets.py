@@ -1,62 +1,59 @@
 """Interactive explorers for JupyterLab; the static twin of each is a figure of `adavipro.lessons.drawings`."""
 
-import html
 import io
 import math
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
 import torch
 from matplotlib.figure import Figure
+from safetensors.torch import load, save
 from torch import Tensor
 
 from adavipro.classifier import FrozenClassifier
+from adavipro.io import write_atomically
 from adavipro.lessons import drawings
 from adavipro.method import AdaViPro
 from adavipro.prompts import frame_support
-from adavipro.where import enlarge
 
 _DRAWING = threading.Lock()  # JupyterLab may call back from another thread while a cell draws
-_UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
+_FIT = {"max_width": "100%", "align_self": "flex-start"}  # else a box stretches its pictures
 
 
-class _Picture:
+class _Explorer:
     """A figure that is drawn anew when a control changes, and a line of text under it.
 
     Args:
         draw: makes the figure and the line from what the controls say now.
-        controls: what to watch. dpi: pixels an inch.
+        controls: what to watch.
     """
 
-    def __init__(self, draw: Callable[[], tuple[Figure, str]], *controls: w.Widget, dpi: int = 96) -> None:
-        self.draw, self.dpi, self.paused = draw, dpi, False
-        self.image = w.Image(format="png", layout=w.Layout(max_width="100%", align_self="flex-start"))
-        self.line = w.HTML()
+    def __init__(self, draw: Callable[[], tuple[Figure, str]], *controls: w.Widget) -> None:
+        self.draw, self.paused = draw, False
+        self.image, self.line = w.Image(format="png", layout=w.Layout(**_FIT)), w.HTML()
         for control in controls:
             control.observe(self.redraw, "value")
         self.redraw()
 
     def redraw(self, change: Any = None) -> None:
-        """Draw, unless paused. A screen reader gets the figure's titles and legend after the line."""
-        if self.paused:
-            return
-        content = io.BytesIO()
-        with _DRAWING:
-            figure, line = self.draw()
-            figure.savefig(content, format="png", dpi=self.dpi)
-            legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()))]
-            told = [axes.get_title() for axes in figure.axes]
-            told += [text.get_text() for legend in legends for text in legend.get_texts()]
-            words = html.escape("; ".join(text.replace("\n", ", ") for text in told if text))
-            self.image.value = content.getvalue()  # it can have no text of its own: a tooltip breaks its view
-            self.line.value = f"<div>{line}</div><div style='{_UNSEEN}'>{words}</div>"
+        """Draw, unless paused."""
+        if not self.paused:
+            with _DRAWING:
+                figure, self.line.value = self.draw()
+                self.image.value = _png(figure)
 
     def under(self, *controls: w.Widget) -> w.VBox:
         """Put the picture and its line under a row of controls."""
-        row = w.Layout(flex_flow="row wrap", align_items="center")
-        return w.VBox([w.HBox(controls, layout=row), self.image, self.line])
+        return w.VBox([w.HBox(controls), self.image, self.line])
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _image_choice(names: Sequence[str]) -> w.Dropdown:
@@ -64,22 +61,22 @@ def _image_choice(names: Sequence[str]) -> w.Dropdown:
     return w.Dropdown(options=options, description="image", layout=w.Layout(width="18em"))
 
 
-def frame_explorer(images: Tensor, names: Sequence[str] = ()) -> w.VBox:
+def frame_explorer(images: Tensor, names: Sequence[str]) -> w.VBox:
     """Pick an image and a frame's width: see what VP covers.
 
     Args:
         images: uint8 (b, 3, h, w). names: what they show, to pick from.
     """
-    side = images.shape[-1]
-    image = _image_choice(names or [f"of {len(images)}"] * len(images))
+    side, image = images.shape[-1], _image_choice(names)
     width = w.IntSlider(side // 7, 1, side // 2, description="frame (px)", continuous_update=False)
 
     def draw() -> tuple[Figure, str]:
-        covered = int(frame_support(side, width.value).sum())
-        line = f"The frame covers {covered / side**2:.0%} of the image; it has {3 * covered:,} parameters."
-        return drawings.frames_figure(images[image.value, None], [0, width.value]), line
+        parameters = 3 * int(frame_support(side, width.value).sum())
+        figure = drawings.frames_figure(images[image.value, None], [width.value])
+        figure.set_size_inches(5, 3)
+        return figure, f"The frame has {parameters:,} parameters."
 
-    return _Picture(draw, image, width, dpi=200).under(image, width)
+    return _Explorer(draw, image, width).under(image, width)
 
 
 def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
@@ -89,15 +86,13 @@ def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
     """
     temperature = w.FloatLogSlider(1, min=math.log10(0.05), max=1, step=0.05, description="temperature")
     difference = w.FloatSlider(1, min=-4, max=4, step=0.25, description="on - off")
-    hard = w.Checkbox(False, description="hard: 0 or 1", indent=False, layout=w.Layout(width="9em"))
     temperature.continuous_update = difference.continuous_update = False
-    temperature.readout_format, temperature.style.description_width = ".2f", "7em"
 
     def draw() -> tuple[Figure, str]:
         line = "Black above: P(on). Black below: its gradient. Dashed: the means of what was drawn."
-        return drawings.gumbel_figure([temperature.value], difference.value, draws, seed, hard.value), line
+        return drawings.gumbel_figure([temperature.value], difference.value, draws, seed), line
 
-    return _Picture(draw, temperature, difference, hard).under(temperature, difference, hard)
+    return _Explorer(draw, temperature, difference).under(temperature, difference)
 
 
 @torch.no_grad()
@@ -108,83 +103,63 @@ def mask_explorer(classifier: FrozenClassifier, method: AdaViPro, images: Tensor
         images: uint8 (b, 3, h, w).
         labels: (b,) true classes.
     """
-    names, truths = classifier.class_names, labels.tolist()
-    x = classifier.normalise(images.to(classifier.mean.device))
-    learned, before = method(x).decisions, classifier(x).softmax(1)
+    learned = method(classifier.normalise(images.to(classifier.mean.device))).decisions
     side, live = learned.shape[-1], method.live_regions().flatten().tolist()
-    image = _image_choice([names[k] for k in truths])
+    image = _image_choice([classifier.class_names[k] for k in labels.tolist()])
     square = w.Layout(width="32px", height="28px", padding="0", margin="0")
     regions = [w.ToggleButton(disabled=not reached, layout=square) for reached in live]
 
     def draw() -> tuple[Figure, str]:
-        i, truth = image.value, truths[image.value]
+        i = image.value
         decisions = learned.new_tensor([region.value for region in regions]).view(1, 1, side, side)
-        with torch.no_grad():
-            after = classifier(method(x[i, None], decisions=decisions).images).softmax(1)[0]
-        for k, region in enumerate(regions):
-            region.tooltip = f"region in row {k // side + 1}, column {k % side + 1}"
-            region.description = "on" if region.value else "off" if not region.disabled else ""
-        line = f"{sum(region.value for region in regions)} of {sum(live)} regions on"
-        for name, scores in (("zero-shot", before[i]), ("prompted", after)):
-            found = html.escape(names[int(scores.argmax())])
-            line += f"; {name}: {found} ({scores.max():.1%}), true class {scores[truth]:.1%}"
-        return drawings.explain_figure(classifier, method, images[i], truth, decisions), line
+        figure = drawings.explain_figure(classifier, method, images[i], int(labels[i]), decisions)
+        return figure, f"{int(decisions.sum())} of {sum(live)} regions on"
 
-    picture = _Picture(draw, *regions)
+    picture = _Explorer(draw, *regions)
 
-    def switch(values: Sequence[float]) -> None:
+    def as_learned(_: Any = None) -> None:
         picture.paused = True
-        for region, reached, value in zip(regions, live, values, strict=True):
-            region.value = bool(value and reached)
+        for region, reached, on in zip(regions, live, learned[image.value].flatten().tolist(), strict=True):
+            region.value = bool(reached and on)
         picture.paused = False
         picture.redraw()
 
-    def as_learned(_: Any = None) -> None:
-        switch(learned[image.value].flatten().tolist())
-
     image.observe(as_learned, "value")
+    reset = w.Button(description="as learned")
+    reset.on_click(as_learned)
     as_learned()
-    buttons = [w.Button(description=words) for words in ("as learned", "all on", "all off")]
-    buttons[0].on_click(as_learned)
-    buttons[1].on_click(lambda _: switch(live))
-    buttons[2].on_click(lambda _: switch([0] * len(live)))
     grid = w.GridBox(regions, layout=w.Layout(grid_template_columns=f"repeat({side}, 34px)"))
-    return picture.under(w.VBox([image, *buttons]), grid)
+    return picture.under(w.VBox([image, reset]), grid)
 
 
 class LiveView:
-    """A run as it goes: loss, accuracy, temperature, regions on, and the newest masks of a few images.
+    """A run as it goes: its metrics, and the masks of a few images as they form. A `watch` of a training.
 
-    Display `widget` before training and call `update` after each epoch.
+    Display `widget` before training. `masks` are the decisions (b, 1, r, r) after each epoch.
 
     Args:
-        total_epochs: epochs of the run.
+        classifier: normalises the images.
         images: uint8 (b, 3, h, w), those whose masks are drawn.
+        path: file that holds the masks, so that a finished or resumed run has them too.
     """
 
-    def __init__(self, total_epochs: int, images: Tensor) -> None:
-        self.total_epochs, self.images = total_epochs, images
-        self.history: Sequence[dict[str, Any]] = []
-        self.masks: Tensor | None = None
-        self.bar = w.IntProgress(0, 0, total_epochs, description="epochs")
-        self.curves, self.pictures = _Picture(self._curves), _Picture(self._pictures)
-        self.widget = w.VBox([self.bar, self.curves.image, self.pictures.image, self.curves.line])
+    def __init__(self, classifier: FrozenClassifier, images: Tensor, path: Path) -> None:
+        self.images, self.path = images, path
+        self.normalised = classifier.normalise(images.to(classifier.mean.device))
+        self.masks = list(load(path.read_bytes())["masks"]) if path.exists() else []
+        self.pictures = [w.Image(format="png", layout=w.Layout(**_FIT)) for _ in range(2)]
+        self.widget = w.VBox(self.pictures)
+        self._redraw([])
 
-    def update(self, history: Sequence[dict[str, Any]], masks: Tensor | None = None) -> None:
-        """Redraw from a row of metrics for each epoch so far, and the images' newest decisions (b, 1, r, r), if any."""
-        self.history, self.masks, self.bar.value = list(history), masks, len(history)
-        self.curves.redraw()
-        self.pictures.redraw()
+    @torch.no_grad()
+    def __call__(self, method: AdaViPro, history: Sequence[dict[str, Any]]) -> None:
+        """Record the masks of the method as it is, and redraw; a resumed run's last epochs are recorded anew."""
+        self.masks[len(history) - 1 :] = [method(self.normalised).decisions.cpu()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, save({"masks": torch.stack(self.masks)}))
+        self._redraw(history)
 
-    def _curves(self) -> tuple[Figure, str]:
-        figure = drawings.curves_figure({"this run": self.history})
-        for axes in figure.axes:
-            axes.set_xlim(-0.2, max(1, self.total_epochs - 1) + 0.2)
-        return figure, ""
-
-    def _pictures(self) -> tuple[Figure, str]:
-        rows = {"image": self.images}
-        if self.masks is not None:
-            masks = enlarge(self.masks, self.images.shape[-1] // self.masks.shape[-1])
-            rows[f"masks after\nepoch {len(self.history) - 1}"] = masks[:, 0]
-        return drawings.grid_figure(rows), ""
+    def _redraw(self, history: Sequence[dict[str, Any]]) -> None:
+        with _DRAWING:
+            self.pictures[0].value = _png(drawings.curves_figure({"this run": history}))
+            self.pictures[1].value = _png(drawings.forming_figure(self.masks, self.images))

@@ -1,18 +1,22 @@
 """The published figures that were read, each with its source, and our results beside them."""
 
+import functools
 import itertools
 import math
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from adavipro.io import data_folder, write_atomically
 from adavipro.recipe import SettingError
-from adavipro.report import tables
 from adavipro.report.results import WITHOUT_PROMPT, Estimate, estimate, read_table, spelled
+from adavipro.report.tables import to_csv, to_markdown
+
+if TYPE_CHECKING:
+    from adavipro.sweeps.grids import Grid
 
 PATH = data_folder() / "published.csv"
 DATASETS = (
@@ -32,18 +36,31 @@ KNOWN: dict[str, tuple[str | int, ...]] = {
     ),
     "unit": ("%", "points", "million", "px", "channels", ""),
 }  # fmt: skip
-PLACE = ["dataset", "method", "prompt_px"]
-CELL = [*PLACE, "value"]  # what tells the cells of a table apart; value: of the setting that it varies
-DEFAULT_PX, OTHER_PX = 30, (5, 60, 90, 112)  # Table 2's mean gain is over the others
+CELL = ["dataset", "method", "prompt_px", "value"]  # value: of the setting that its table varies
+OTHER_PX = (5, 60, 90, 112)  # than the default; Table 2's mean gain is over them
 SEVERAL = {"all nine": 9, "all four": 4}  # data sets that a fact speaks of
-# The value of the table's setting that a fact tells in words, by table and quantity.
-VALUES_TOLD = {("6", "accuracy"): "56", ("7", "parameters at width 8"): "8"}
-UNITS = {"accuracy": "%", "parameters": "million"}  # of what a run tells
+# The value of its table's setting that a figure is of, by table and quantity.
+VALUES = {
+    ("4", "change without edges"): "False",
+    ("6", "accuracy"): "56",
+    ("7", "parameters at width 8"): "8",
+}
+# What a difference is from: a method and a value.
+RIVALS = {
+    "gain over zero-shot": ("zero-shot", ""), "gain over vp": ("vp", ""), "added parameters": ("vp", ""),
+    "change without edges": ("adavipro", "True"),
+}  # fmt: skip
 PLACES = {"%": 1, "points": 1, "million": 4}  # for a reader; the best value of a setting is as it is
-NAMING = [*PLACE, "setting", "quantity"]
-COUNTED = {"seconds": "median", "memory_mb": "max"}  # over the runs of a cell
-MAKING = [*COUNTED, "device", "recipe", "split", "source", "note", "versions", "command"]
-NUMBERS_TOLD = ["published", "ours", "ci95", "difference"]
+CAPTION = (
+    "Published figures beside ours: mean ± 95 % interval over seeds (of gains and changes: over pairs of the same "
+    "data set and seed); inside says whether the published figure lies in it. VP's published code picks the epoch on "
+    "the test split, AdaViPro's text does not say; ours is picked on validation and tested once. VP and its successors "
+    "use CoOp's splits. A blank was not read, or has not run."
+)
+COLUMNS = [
+    *CELL, "quantity", "unit", "published", "ours", "difference", "inside", "seeds", "source", "note",
+]  # fmt: skip
+Row = dict[str, Any]
 
 
 def read(path: Path = PATH) -> pd.DataFrame:
@@ -59,7 +76,7 @@ def read(path: Path = PATH) -> pd.DataFrame:
             _check(f"{path}, line {line}", column, value)
     if (blank := rows["source"] == "").any():
         raise SettingError(f"{path}, line {blank.idxmax()}: the source is blank, but every figure needs one")
-    if (twice := rows.duplicated(["table", *PLACE, "quantity"])).any():
+    if (twice := rows.duplicated(["table", *CELL[:3], "quantity"])).any():
         raise SettingError(f"{path}, line {twice.idxmax()}: this figure stands there twice: remove one")
     return rows
 
@@ -93,242 +110,116 @@ def find(
     return None if rows["value"].dropna().empty else float(rows["value"].iloc[0])
 
 
-class _Table(NamedTuple):
-    """What a table wants, and its runs; data sets by their titles in the paper, what has no prompt at width 0."""
-
-    number: str
-    datasets: Mapping[str, str]  # their ids by title
-    prompt_px: Sequence[int]
-    setting: str
-    values: Sequence[str]
-    seeds: Sequence[int]
-    runs: pd.DataFrame
-
-    def by_seed(
-        self, measure: str, names: Sequence[str], method: str, widths: Sequence[int], value: str = ""
-    ) -> pd.DataFrame:
-        """Mean over widths, a row a data set and a column a seed; missing where a run is. Zero-shot has all seeds."""
-        own = self.runs[(self.runs["method"] == method) & (self.runs["value"] == value)]
-        wide = own.pivot(index=["dataset", "prompt_px"], columns="seed", values=measure)
-        if method == "zero-shot":
-            wide = pd.DataFrame({seed: wide.mean(axis=1) for seed in self.seeds})
-        widths = [0] if method in WITHOUT_PROMPT else widths
-        cells = [(name, px) for px in widths for name in names]
-        found = wide.reindex(pd.MultiIndex.from_tuples(cells, names=PLACE[::2]), columns=self.seeds)
-        return found.groupby("dataset").agg(lambda figures: figures.mean(skipna=False))
-
-
-def beside(
-    table: str,
-    rows: pd.DataFrame | None,
-    datasets: Sequence[str],
-    methods: Sequence[str],
-    prompt_px: Sequence[int],
-    values: Mapping[str, Sequence[Any]],
-    seeds: Sequence[int] = (),
-) -> pd.DataFrame:
+def beside(rows: pd.DataFrame | None, grid: "Grid") -> pd.DataFrame:
     """Set a table's results beside the published figures; what was not read, or has not run, is missing.
 
-    A line for each data set, method, width and value, with the mean over seeds and its 95 % interval; then one for
-    each published fact that is no such cell, with differences over pairs of the same data set and seed. Columns:
-    table, dataset (the title in the paper), method, prompt_px (Int64), setting ("edges=False"), quantity, unit,
-    published, ours, ci95, difference (floats), inside ("yes", "no" or ""), seeds (Int64, missing where nothing
-    has run), seconds (median), memory_mb (most), device, recipe, split, source, note, versions, command.
+    A line for each data set, method, width and value, with the mean over seeds; then one for each published fact that
+    is no such cell, with differences over pairs of the same data set and seed. Columns: dataset (the title in the
+    paper), method, prompt_px, value (of the setting that the table varies), quantity, unit, published, ours and
+    difference (Estimates; ours a number for a best value), inside ("yes", "no" or ""), seeds, source, note.
 
     Args:
-        table: "1" to "7".
         rows: a row a run, from the sweep of this table; None: nothing has run.
-        datasets, methods, prompt_px: of the sweep's grid.
-        values: the setting that the table varies and its values; empty for none.
-        seeds: those that must be there for a fact; without, those that the rows hold.
+        grid: the table, one of the paper's. A fact needs all runs that it speaks of.
 
     Raises:
-        SettingError: if there is no such table, or the rows hold a run twice or runs that do not compare.
+        SettingError: if the paper has no such table, or the rows hold a run twice or runs that do not compare.
     """
-    if table not in NUMBERS:
-        raise SettingError(f"table is {table!r}, but it must be one of: {', '.join(NUMBERS)}")
-    runs = _comparable(pd.DataFrame() if rows is None else rows)
-    seeds = list(seeds) or sorted(runs[~runs["method"].isin(WITHOUT_PROMPT)]["seed"].unique())
-    setting = next(iter(values), "")
-    options = [spelled(value) for value in values[setting]] if setting else [""]
-    t = _Table(table, {TITLES.get(n, n): n for n in datasets}, prompt_px, setting, options, seeds, runs)
-    told, more = (
-        of_table(of).rename(columns={"value": "published"}).fillna({"prompt_px": 0}) for of in (table, "VP")
-    )
-    measure = "parameters" if table == "3" else "accuracy"
-    widths = {method: [0] if method in WITHOUT_PROMPT else prompt_px for method in methods}
-    cells = [
-        (d, m, px, v) for d, m in itertools.product(t.datasets, methods) for px in widths[m] for v in options
-    ]
-    lines = _cells(t, measure, pd.DataFrame(cells, columns=CELL))
-    # Where a setting varies, no published figure says its value: all are facts.
-    is_cell = pd.MultiIndex.from_frame(told[PLACE]).isin(pd.MultiIndex.from_frame(lines[PLACE]))
-    is_cell &= (told["quantity"] == measure) & (not setting)
-    lines = lines.join(told[is_cell].set_index(PLACE)[["published", "source", "note"]], PLACE)
-    facts = told[~is_cell]
-    if table == "1":  # VP's own paper tells more of these runs
-        facts = pd.concat([facts, more.assign(note=f"VP's own figure; ours is at {DEFAULT_PX} px")])
-    lines = pd.concat([lines, pd.DataFrame(_fact(t, fact, facts) for fact in facts.to_dict("records"))])
+    if grid.table not in NUMBERS:
+        raise SettingError(f"table is {grid.table!r}, but it must be one of: {', '.join(NUMBERS)}")
+    figures = functools.partial(_by_seed, _comparable(pd.DataFrame(rows), grid.seeds), grid.seeds)
+    read = pd.concat([of_table(of) for of in (["1", "VP"] if grid.table == "1" else [grid.table])])
+    only_px = grid.prompt_px[0] if len(grid.prompt_px) == 1 else 0  # of what says no width; in doubt, none
+    read = read.rename(columns={"value": "published"}).fillna({"prompt_px": only_px})
+    read["value"] = [VALUES.get((grid.table, quantity), "") for quantity in read["quantity"]]
+    told = {tuple(line[c] for c in [*CELL, "quantity"]): line for line in read.to_dict("records")}
 
-    lines = lines.reset_index(drop=True).fillna({"prompt_px": 0, "value": "", "published": math.nan})
-    ours = map(_ours, lines["figures"], lines["unit"], lines["published"])
-    lines[["ours", "ci95", "difference", "inside"]] = list(ours)
-    lines["setting"] = [f"{setting}={value}" if value else "" for value in lines["value"]]
-    lines["prompt_px"] = lines["prompt_px"].replace(0, pd.NA)
-    kinds = {**dict.fromkeys([*NUMBERS_TOLD, *COUNTED], "float64"), "prompt_px": "Int64", "seeds": "Int64"}
-    lines = lines.assign(table=table)[["table", *NAMING, "unit", *NUMBERS_TOLD, "inside", "seeds", *MAKING]]
-    text = lines.columns.difference(list(kinds))
-    return lines.astype(kinds).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
+    titles = [TITLES.get(name, name) for name in grid.datasets]
+    options = [spelled(value) for own in grid.values.values() for value in own] or [""]
+    measure, unit = ("parameters", "million") if grid.table == "3" else ("accuracy", "%")
+    lines = []
+    for name, method in itertools.product(titles, grid.methods):
+        for px, value in itertools.product([0] if method in WITHOUT_PROMPT else grid.prompt_px, options):
+            cell = dict(zip(CELL, (name, method, px, value), strict=True))
+            line = {**cell, "quantity": measure, "unit": unit} | told.pop((*cell.values(), measure), {})
+            lines.append(_compared(line, figures(measure, [name], method, [px], value)))
+    for fact in told.values():
+        name = fact["dataset"]
+        if not name:  # all, but those with the same to themselves
+            same = [other["dataset"] for other in told.values() if other["quantity"] == fact["quantity"]]
+            names = [title for title in titles if title not in same]
+        else:  # one, or all where they are as many as are meant
+            names = titles if name == "mean" or len(titles) == SEVERAL.get(name) else [name]
+        found = _of_fact(fact, names or [name], grid, figures)
+        if len(found) > 1 and fact["unit"] == "points":
+            fact["note"] += f"; ours is above 0 on {sum(found.mean(axis=1) > 0)} of {len(found)}"
+        lines.append(_compared(fact, found))
+    lines = pd.DataFrame(lines, columns=COLUMNS).astype({"prompt_px": "Int64", "seeds": "Int64"})
+    return lines.replace({"prompt_px": {0: pd.NA}})
 
 
-def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Runs with a result, in the units that are told, with every column that is told of them."""
-    rows = rows.reindex(columns=[*CELL, "seed", "test_accuracy", "parameters", "versions", *MAKING[:5]])
-    runs = rows.dropna(subset=["test_accuracy"]).fillna({"prompt_px": 0, "seed": 0, "value": ""})
-    if (twice := runs.duplicated([*CELL, "seed"])).any():
-        run = " ".join(str(said) for said in runs.loc[twice, [*CELL, "seed"]].iloc[0] if said != "")
+def _comparable(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """Accuracy (percent) and parameters (million) by the columns of CELL and seed."""
+    rows = rows.reindex(columns=[*CELL, "seed", "test_accuracy", "parameters", "recipe", "split"])
+    rows = rows.dropna(subset=["test_accuracy"]).fillna({"prompt_px": 0, "seed": 0, "value": ""})
+    if rows["recipe"].nunique() > 1 or (rows.groupby("dataset")["split"].nunique() > 1).any():
+        told = "the results are of several recipes, or of several splits of a data set"
+        raise SettingError(f"{told}, which do not compare: keep the rows of one")
+    bare = rows["method"] == "zero-shot"  # nothing is drawn: one for all seeds
+    rows = pd.concat([rows[~bare], *(rows[bare].assign(seed=seed) for seed in seeds)])
+    rows = rows.assign(accuracy=100 * rows["test_accuracy"], parameters=rows["parameters"] / 1e6)
+    rows = rows.replace({"dataset": TITLES}).astype({"prompt_px": int, "seed": int})
+    if (twice := rows.duplicated([*CELL, "seed"])).any():
+        run = " ".join(map(str, rows.loc[twice, [*CELL, "seed"]].iloc[0]))
         raise SettingError(f"the results hold the run {run} twice: keep one")
-    for name, groups in (("recipe", [("", runs)]), ("split", runs.groupby("dataset"))):
-        for dataset, group in groups:
-            if "; " in (several := _joined(group[name])):
-                told = f"the results {f'of {dataset} ' if dataset else ''}are of the {name}s {several}"
-                raise SettingError(f"{told}, which do not compare: keep the rows of one")
-    figures = {"accuracy": 100 * runs["test_accuracy"], "parameters": runs["parameters"].astype(float) / 1e6}
-    return runs.assign(dataset=runs["dataset"].replace(TITLES), **figures)
+    return rows.set_index([*CELL, "seed"])[["accuracy", "parameters"]]
 
 
-def _joined(cells: Iterable[Any]) -> str:
-    return "; ".join(dict.fromkeys(cell for cell in cells if not pd.isna(cell) and cell))
+def _by_seed(
+    runs: pd.DataFrame, seeds: Sequence[int], measure: str, names: Sequence[str], method: str, widths: Sequence[int],
+    value: str = "",
+) -> np.ndarray:  # fmt: skip
+    """Our figures, (data sets, seeds), mean over widths; not a number where any run is missing."""
+    widths = [0] if method in WITHOUT_PROMPT else widths
+    wanted = pd.MultiIndex.from_product([names, [method], widths, [value], seeds])
+    found = runs[measure].reindex(wanted).to_numpy(float)
+    return found.reshape(len(names), len(widths), len(seeds)).mean(axis=1)
 
 
-def _cells(t: _Table, measure: str, cells: pd.DataFrame) -> pd.DataFrame:
-    """What the runs of each cell tell, and the sweep that makes them."""
-    groups = t.runs.groupby(CELL)
-    told: dict[str, Any] = {"figures": groups[measure].agg(list), "seeds": groups["seed"].count()}
-    told |= {name: groups[name].agg(how) for name, how in COUNTED.items()}
-    told |= {name: groups[name].agg(_joined) for name in ("device", "recipe", "split", "versions")}
-    commands = []
-    for title, method, px in cells[PLACE].itertuples(index=False):
-        width = ["--prompt-px", str(px)] if px and len(t.prompt_px) > 1 else []
-        commands.append(_command(t, "--datasets", t.datasets[title], "--methods", method, *width))
-    cells = cells.assign(quantity=measure, unit=UNITS[measure], command=commands)
-    return cells.join(pd.DataFrame(told), CELL)
-
-
-def _command(t: _Table, *words: str) -> str:
-    return shlex.join(["adavipro", "sweep", f"tables/table{t.number}.yaml", *words])
-
-
-def _ours(figures: Any, unit: str, published: float) -> tuple[float, float | None, float | None, str]:
-    """Our mean, its interval, its difference from a published figure, and whether that lies inside."""
-    figures = figures if isinstance(figures, list) else []
-    mean, half, _ = estimate(set(figures) if unit == "million" else figures)  # a count has no chance in it
-    if unit not in PLACES:  # the best value of a setting
-        return mean, None, None, ""
-    gap = mean - published
-    if half is None or math.isnan(gap):
-        return mean, half, gap, ""
-    return mean, half, gap, "yes" if abs(gap) <= half + 1e-9 else "no"
-
-
-def _fact(t: _Table, told: Mapping[str, Any], facts: pd.DataFrame) -> dict[str, Any]:
-    """A published fact with our figures: of all runs that it speaks of, or none."""
-    if told["dataset"] in DATASETS:
-        names = [name for name in t.datasets if name == told["dataset"]]
-    elif told["dataset"]:
-        names = list(t.datasets) if len(t.datasets) == SEVERAL.get(told["dataset"], len(t.datasets)) else []
-    else:  # those that have the same to themselves are not meant
-        apart = set(facts[facts["quantity"] == told["quantity"]]["dataset"])
-        names = [name for name in t.datasets if name not in apart]
-    found, note = _figures(t, told, names), told["note"]
-    if len(found) > 1 and told["unit"] == "points":
-        note += f"{'; ' if note else ''}ours is above 0 on {sum(found.mean(axis=1) > 0)} of {len(found)}"
-    return {
-        **told,
-        "value": VALUES_TOLD.get((t.number, told["quantity"]), ""),
-        "figures": found.to_numpy().ravel().tolist(),
-        "seeds": len(t.seeds) if len(found) else None,
-        "note": note,
-        "command": _command(t, *(["--datasets", t.datasets[names[0]]] if names == [told["dataset"]] else [])),
-    }
-
-
-def _figures(t: _Table, told: Mapping[str, Any], names: Sequence[str]) -> pd.DataFrame:
-    """Our figures for a fact, a row a data set and a column a seed; empty where any run is missing.
-
-    Differences are between runs of the same data set and seed. A best value is one figure.
-    """
-    method, quantity = told["method"], told["quantity"]
-    measure = "parameters" if "parameters" in quantity else "accuracy"
-    widths = t.prompt_px if len(t.prompt_px) == 1 else []  # in doubt, none
-    value, rival = VALUES_TOLD.get((t.number, quantity), ""), None
+def _of_fact(fact: Row, names: Sequence[str], grid: "Grid", figures: Callable[..., np.ndarray]) -> np.ndarray:
+    """Our figures for a fact, (data sets, seeds), or (1, 1) for a best value; empty where any run is missing."""
+    method, quantity, px = fact["method"], fact["quantity"], fact["prompt_px"]
     if quantity.startswith("best "):
-        return _best(t, method, quantity.removeprefix("best "), names)
-    if quantity.startswith("gain over "):
-        rival = (quantity.removeprefix("gain over "), "")
-        widths = [told["prompt_px"] or DEFAULT_PX] if told["prompt_px"] or t.number != "2" else OTHER_PX
-    elif quantity == "change without edges":
-        value, rival = "False", (method, "True")
-    elif quantity == "added parameters":
-        rival = ("vp", "")
-    found = t.by_seed(measure, names, method, widths, value)
-    if rival:
-        found = found - t.by_seed(measure, names, rival[0], widths, rival[1])
-    return found if found.size and not found.isna().any(axis=None) else pd.DataFrame()
+        tried = [(px, value) for value in grid.values.get(quantity.removeprefix("best "), ())]
+        tried = [(px, "") for px in grid.prompt_px] if quantity == "best prompt_px" else tried
+        means = {v or px: figures("accuracy", names, method, [px], spelled(v)).mean() for px, v in tried}
+        complete = means and not np.isnan(list(means.values())).any()
+        return np.array([[float(max(means, key=means.__getitem__))]] if complete else [])
+    measure = "parameters" if "parameters" in quantity else "accuracy"
+    widths = OTHER_PX if fact["dataset"] == "mean" else [px]
+    found = figures(measure, names, method, widths, fact["value"])
+    if quantity in RIVALS:
+        rival, value = RIVALS[quantity]
+        found = found - figures(measure, names, rival, widths, value)
+    return found[:0] if np.isnan(found).any() else found
 
 
-def _best(t: _Table, method: str, setting: str, names: Sequence[str]) -> pd.DataFrame:
-    """The width, or the value of the table's setting, with the best mean over data sets and seeds."""
-    tried: dict[float, Any] = {}
-    if setting == "prompt_px":
-        tried = {px: ([px], "") for px in t.prompt_px}
-    elif setting == t.setting and len(t.prompt_px) == 1:
-        tried = {float(value): (t.prompt_px, value) for value in t.values}
-    found = {choice: t.by_seed("accuracy", names, method, *place) for choice, place in tried.items()}
-    if not found or any(runs.isna().any(axis=None) or not runs.size for runs in found.values()):
-        return pd.DataFrame()
-    return pd.DataFrame([[float(max(found, key=lambda choice: found[choice].mean(axis=None)))]])
-
-
-def short(lines: pd.DataFrame) -> pd.DataFrame:
-    """Lines of `beside` as a reader's table: our mean with its interval, and not how a line was made."""
-    found = lines[[*NAMING, "published", "ours", "difference", "inside", "seeds"]].astype(object)
-    found["quantity"] += [f" ({unit})" if unit else "" for unit in lines["unit"]]
-    for i, line in enumerate(lines.to_dict("records")):
-        if (places := PLACES.get(line["unit"])) is not None:
-            half, gap = (None if math.isnan(line[c]) else line[c] for c in ("ci95", "difference"))
-            found.at[i, "ours"] = Estimate(line["ours"], half, places)
-            found.at[i, "difference"] = (
-                "" if gap is None else f"{round(gap, places) + 0.0:+.{places}f}"
-            )  # no -0.0
-        if line["unit"] in ("%", "points"):
-            found.at[i, "published"] = Estimate(line["published"])
-    return found
-
-
-def caption(lines: pd.DataFrame) -> str:
-    """What a reader must know to compare."""
-    sources, splits, recipe = (_joined(lines[column]) for column in ("source", "split", "recipe"))
-    return (
-        f"Published figures ({sources}) beside ours: mean ± 95 % interval over seeds (of gains and changes: over "
-        "pairs of the same data set and seed); inside says whether the published figure lies in it. VP's published "
-        "code picks the epoch on the test split, AdaViPro's text does not say; ours is picked on validation and tested "
-        f"once. VP and its successors use CoOp's splits; ours: {splits or 'not said'}. Our recipe: "
-        f"{recipe or 'not said'}. A blank was not read, or has not run."
-    )
+def _compared(line: Row, figures: np.ndarray) -> Row:
+    """A line with our mean, its interval, its difference from a published figure, and whether that lies inside."""
+    exact = line["unit"] == "million" or line["method"] == "zero-shot"  # no chance in it
+    mean, half, _ = estimate(set(figures.flat) if exact else figures.flat)
+    line = {**line, "ours": mean, "inside": "", "seeds": np.isfinite(figures).any(axis=0).sum() or None}
+    if line["unit"] in PLACES:  # not the best value of a setting
+        places, gap = PLACES[line["unit"]], mean - line.get("published", math.nan)
+        line |= {"ours": Estimate(mean, half, places), "difference": Estimate(gap, None, places)}
+        if half is not None and not math.isnan(gap):
+            line["inside"] = "yes" if abs(gap) <= half + 1e-9 else "no"
+    return line
 
 
 def write(lines: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write lines of `beside` as stem.md, stem.csv and stem.tex, which needs booktabs. Returns the paths.
-
-    The CSV file has every column; the others have the reader's table, then one of how each line was made.
-    """
-    told = [short(lines), lines[[*NAMING, *MAKING]]]
-    pages = {
-        ".md": "\n".join([caption(lines) + "\n", *map(tables.to_markdown, told)]),
-        ".csv": tables.to_csv(lines),
-        ".tex": "\n".join([tables.to_latex(caption(lines)) + "\n", *map(tables.to_latex, told)]),
-    }
+    """Write lines of `beside` as stem.md, with what a reader must know, and stem.csv. Returns the paths."""
+    pages = {".md": f"{CAPTION}\n\n{to_markdown(lines)}", ".csv": to_csv(lines)}
     paths = [stem.with_name(stem.name + ending) for ending in pages]
     stem.parent.mkdir(parents=True, exist_ok=True)
     for path, page in zip(paths, pages.values(), strict=True):

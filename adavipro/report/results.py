@@ -2,14 +2,15 @@
 
 import codecs
 import csv
+import functools
 import io
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from adavipro.io import data_folder
@@ -28,9 +29,7 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(("test_accuracy", "val_accuracy", "last_val_accuracy", "share_on"), "share"),
     **dict.fromkeys(("mask_diversity", "object_cover"), "share"),
 }
-_DTYPES = {"text": "str", "value": "str", "whole": "Int64", "number": "float64", "share": "float64"}
-# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom.
-_T = (12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)
+NUMBER = r"[+-]?(?:[0-9]+(?:[{point}][0-9]*)?|[{point}][0-9]+)(?:[eE][+-]?[0-9]{{1,2}})?"
 
 
 class Estimate(NamedTuple):
@@ -56,18 +55,16 @@ def estimate(values: Iterable[float], places: int = 1) -> Estimate:
     return Estimate(mean, half, places)
 
 
+@functools.cache
 def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t; beyond the table by its expansion (Abramowitz and Stegun, 26.7.5)."""
-    if freedom <= len(_T):
-        return _T[freedom - 1]
-    z = statistics.NormalDist().inv_cdf(0.975)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**i for i, term in enumerate(terms, start=1))
+    """97.5 % quantile of Student's t.
+
+    t = sqrt(freedom) tan(angle), where the angle has density cos(angle)^(freedom - 1): 95 % of it from 0 is summed up.
+    """
+    angle = np.linspace(0, np.pi / 2, 100_001)
+    density = np.cos(angle) ** (freedom - 1)
+    below = np.cumsum(density[1:] + density[:-1])
+    return math.sqrt(freedom) * math.tan(np.interp(0.95, below / below[-1], angle[1:]))
 
 
 def spelled(value: Any) -> str:
@@ -111,51 +108,36 @@ def read_table(path: Path, needed: Sequence[str], kinds: Mapping[str, str] = KIN
     header = lines.pop(1, [])
     for name in (*needed, *header):
         if (count := header.count(name)) != 1:
-            told = (
-                f"there are {count} columns {name[:40]!r}, but one is needed, in {', '.join(header)[:200]!r}"
-            )
-            raise SettingError(f"{path}, line 1: {told}")
+            raise SettingError(f"{path}, line 1: there are {count} columns {name[:40]!r}, but one is needed")
     rows = {line: row for line, row in lines.items() if any(row)}
     for line, row in rows.items():
         if len(row) != len(header):
-            raise SettingError(
-                f"{path}, line {line}: it has {len(row)} cells, but there are {len(header)} columns"
-            )
-    columns = {}
-    numeric = [i for i, name in enumerate(header) if name in kinds]
-    comma = separator != "," and any("," in row[i] for row in rows.values() for i in numeric)
-    for i, name in enumerate(header):
-        kind, cells = kinds.get(name, "text"), []
-        for line, row in rows.items():
-            try:
-                cells.append(_typed(row[i], kind, "," if comma else "."))
-            except ValueError as rule:
-                told = f"{name} is {row[i][:40]!r}, but it must be {rule}"
-                raise SettingError(f"{path}, line {line}: {told}") from None
-        columns[name] = pd.Series(cells, rows.keys(), _DTYPES[kind])
-    return pd.DataFrame(columns)
+            told = f"it has {len(row)} cells, but there are {len(header)} columns"
+            raise SettingError(f"{path}, line {line}: {told}")
+    cells = pd.DataFrame(list(rows.values()), list(rows), header, "str")
+    numeric = [name for name in header if name in kinds]
+    comma = separator != "," and cells[numeric].map(lambda cell: "," in cell).any(axis=None)
+    typed = [_typed(path, cells[name], kinds.get(name, "text"), "," if comma else ".") for name in header]
+    return pd.concat(typed, axis=1)
 
 
-def _typed(cell: str, kind: str, point: str) -> Any:
-    """A cell as what its column holds. Raises ValueError with the rule where it is something else."""
-    if re.search("[\0\r\n\ufffd]", cell):
-        raise ValueError("one line of text in UTF-8")
-    number = math.nan
-    if re.fullmatch(rf"[+-]?(\d+([{point}]\d*)?|[{point}]\d+)([eE][+-]?\d\d?)?", cell, re.ASCII):
-        number = float(cell.replace(",", "."))
+def _typed(path: Path, cells: pd.Series, kind: str, point: str) -> pd.Series:
+    """Cells as what their column holds. Raises SettingError with line and rule where one is something else."""
+    is_number = cells.str.fullmatch(NUMBER.format(point=point))
+    number = cells.where(is_number).str.replace(",", ".").astype("float64")
+    is_text = ~cells.str.contains("[\0\r\n\ufffd]")
+    rules = {
+        "whole": ((number % 1 == 0) & (number.abs() < 2**53), "a whole number"),
+        "number": (is_number, "a number"),
+        "share": (number.between(0, 1 + 1e-6), "a number from 0 to 1"),  # sums are as exact as float32
+    }
+    for sound, rule in ((is_text, "one line of text in UTF-8"), rules.get(kind, (is_text, ""))):
+        if (wrong := ~sound & (cells != "")).any():
+            told = f"{cells.name} is {cells[wrong.idxmax()][:40]!r}, but it must be {rule}"
+            raise SettingError(f"{path}, line {wrong.idxmax()}: {told}")
     if kind == "value":
-        return spelled(cell if math.isnan(number) else number)
-    if kind == "text" or not cell:
-        return cell if kind == "text" else None
-    if kind == "whole":
-        if not (number.is_integer() and abs(number) < 2**53):
-            raise ValueError("a whole number")
-        return int(number)
-    if kind == "share" and not 0 <= number <= 1 + 1e-6:  # sums of shares are as exact as float32
-        raise ValueError("a number from 0 to 1")
-    if math.isnan(number):
-        raise ValueError("a number")
-    return number
+        return cells.mask(is_number, number.map(spelled)).map(spelled).astype("str")
+    return cells if kind == "text" else number.astype("Int64" if kind == "whole" else "float64")
 
 
 def read(path: Path | None = None) -> pd.DataFrame:
@@ -167,11 +149,10 @@ def read(path: Path | None = None) -> pd.DataFrame:
     path = path or EMBEDDED
     rows = read_table(path, (*CELL, "test_accuracy", "key"))
     prompted = ~rows["method"].isin(WITHOUT_PROMPT)
-    blank = {name: rows[name].eq("") for name in ("study", "dataset", "method")}
-    blank |= {name: rows[name].isna() & prompted for name in ("prompt_px", "seed")}
-    for name, lines in blank.items():
-        if lines.any():
-            raise SettingError(f"{path}, line {lines.idxmax()}: {name} is blank, but every run has one")
+    for name in (name for name in CELL if name != "value"):
+        blank = rows[name].isna() & prompted if name in KINDS else rows[name] == ""
+        if blank.any():
+            raise SettingError(f"{path}, line {blank.idxmax()}: {name} is blank, but every run has one")
     if (twice := rows.duplicated(CELL)).any():
         raise SettingError(f"{path}, line {twice.idxmax()}: this run stands there twice: remove one")
     return rows

@@ -1,7 +1,6 @@
 """Tables of results: numbers and estimates in data frames, and how they are printed."""
 
 import functools
-import itertools
 import math
 import re
 import statistics
@@ -81,12 +80,11 @@ def by_width(rows: pd.DataFrame) -> pd.DataFrame:
     summary = summarise(of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0})
     wide = summary.pivot(index=["dataset", "method"], columns="prompt_px", values="estimate")
     if 0 in wide:  # without a prompt: the same at every width
-        bare = wide[0].notna()
-        wide[bare] = wide[bare].ffill(axis=1)
-        wide = wide.drop(columns=0)
-    names, methods = (_ordered(wide.index.unique(0), last=MEAN), _ordered(wide.index.unique(1), BY_WIDTH))
-    lines = [line for line in itertools.product(names, methods) if line in wide.index]
-    return wide.loc[lines].rename(columns="{} px".format).reset_index()
+        bare = wide.pop(0)
+        wide = wide.apply(lambda cells: cells.where(cells.notna(), bare))
+    order = [_ordered(wide.index.unique(0), last=MEAN), _ordered(wide.index.unique(1), BY_WIDTH)]
+    wide = wide.reindex(pd.MultiIndex.from_product(order, names=wide.index.names)).dropna(how="all")
+    return wide.rename(columns="{} px".format).reset_index()
 
 
 def price(rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,19 +97,19 @@ def price(rows: pd.DataFrame) -> pd.DataFrame:
     template = published.find(table="3", method="vp", quantity="parameters")
     added = published.find(table="3", method="adavipro", quantity="added parameters")
     told = {"vp": f"{template:g} M", "adavipro": f"VP's + {added:g} M"}
-    groups = dict(list(with_baselines(rows).groupby("method")))
-    own = {title: (method, groups[method]) for method, title in TITLES.items() if method in groups}
-    return pd.DataFrame(
+    groups = with_baselines(rows).groupby("method")
+    own = {method: groups.get_group(method) for method in TITLES if method in groups.groups}
+    lines = [
         {
-            "method": own.keys(),
-            "parameters": [_from_to(runs["parameters"]) for _, runs in own.values()],
-            "seconds": [Estimate(runs["seconds"].mean(), places=0) for _, runs in own.values()],
-            "parameters at the paper's sizes": [
-                _from_to(PAPER_PARAMETERS[method]) for method, _ in own.values()
-            ],
-            "published": [told.get(method, "") for method, _ in own.values()],
+            "method": TITLES[method],
+            "parameters": _from_to(runs["parameters"]),
+            "seconds": Estimate(runs["seconds"].mean(), places=0),
+            "parameters at the paper's sizes": _from_to(PAPER_PARAMETERS[method]),
+            "published": told.get(method, ""),
         }
-    )
+        for method, runs in own.items()
+    ]
+    return pd.DataFrame(lines)
 
 
 def _from_to(counts: Collection[int]) -> str:
@@ -119,12 +117,10 @@ def _from_to(counts: Collection[int]) -> str:
     return " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
 
 
-def _means(rows: pd.DataFrame, value: str) -> dict[tuple[str, int], pd.Series]:
-    """Mean over data sets in percent, by seed, for each method and width; zero-shot has width 0."""
+def _means(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean over data sets in percent: a row a seed, columns (method, width); zero-shot has width 0."""
     means = means_by_seed(rows, value).fillna({"prompt_px": 0})
-    return {
-        cell: 100 * group.set_index("seed")[value] for cell, group in means.groupby(["method", "prompt_px"])
-    }
+    return 100 * means.pivot(index="seed", columns=["method", "prompt_px"], values=value)
 
 
 def effects(rows: pd.DataFrame) -> pd.DataFrame:
@@ -134,19 +130,18 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
     on CLIP, where its mean gain over VP at the four other widths is 9.0 (Table 2).
     """
     found = _means(of_studies(rows, "main", "vp-tuned"), "test_accuracy")
-    zero_shot = found["zero-shot", 0].iloc[0]  # nothing is drawn: one for all seeds
-    vp, ada = ({px: found[m, px] for m, px in found if m == method} for method in ("vp", "adavipro"))
-    vp_best, best = (max(own, key=lambda px: own[px].mean()) for own in (vp, ada))
-    worst = min(ada, key=lambda px: ada[px].mean())
+    vp, ada = found["vp"], found["adavipro"]
+    zero_shot = found["zero-shot", 0].dropna().iloc[0]  # nothing is drawn: one for all seeds
+    vp_best, best, worst = vp.mean().idxmax(), ada.mean().idxmax(), ada.mean().idxmin()
     lines = {
         f"VP at {NARROW_PX} px, over zero-shot": vp[NARROW_PX] - zero_shot,
         f"VP at full cover, over its best width ({vp_best} px)": vp[FULL_PX] - vp[vp_best],
     }
     for rival, name in (("vp", "VP"), ("vp-tuned", "VP with its rate tuned for each width")):
-        if (rival, FULL_PX) in found:
-            gaps = pd.DataFrame({px: ada[px] - found[rival, px] for px in ada})
-            lines |= {f"AdaViPro over {name} at {px} px": gaps[px] for px in gaps}
+        if rival in found:
+            gaps = ada - found[rival]
             others = gaps.drop(columns=NARROW_PX).mean(axis=1, skipna=False)
+            lines |= {f"AdaViPro over {name} at {px} px": gaps[px] for px in gaps}
             lines[f"AdaViPro over {name}, mean of the four other widths"] = others
     lines[f"AdaViPro at full cover, over its best width ({best} px)"] = ada[FULL_PX] - ada[best]
     lines[f"AdaViPro at its worst width ({worst} px), over zero-shot"] = ada[worst] - zero_shot
@@ -160,22 +155,18 @@ def masks(rows: pd.DataFrame) -> pd.DataFrame:
     masks are collapsed (under 5 or over 95 % on).
     """
     rows = of_studies(rows, "main")
-    shares, diversity, cover = (
-        _means(rows, value) for value in ("share_on", "mask_diversity", "object_cover")
-    )
-    widths = sorted(px for method, px in shares if method == "adavipro")
+    cover = _means(rows, "object_cover")
+    columns = {
+        "regions on": _means(rows, "share_on")["adavipro"],
+        "diversity": _means(rows, "mask_diversity")["adavipro"],
+        "object cover": cover["adavipro"],
+        "VP's object cover": cover["vp"],
+    }
+    told = {name: pd.Series({px: estimate(means[px]) for px in means}) for name, means in columns.items()}
     own = rows[rows["method"] == "adavipro"].dropna(subset=["share_on"])
-    on = {px: own[own["prompt_px"] == px]["share_on"].between(0.05, 0.95) for px in widths}
-    return pd.DataFrame(
-        {
-            "frame (px)": widths,
-            "regions on": [estimate(shares["adavipro", px]) for px in widths],
-            "diversity": [estimate(diversity["adavipro", px]) for px in widths],
-            "object cover": [estimate(cover["adavipro", px]) for px in widths],
-            "VP's object cover": [estimate(cover["vp", px]) for px in widths],
-            "collapsed runs": [f"{sum(~on[px])} of {len(on[px])}" for px in widths],
-        }
-    )
+    lost = (~own["share_on"].between(0.05, 0.95)).groupby(own["prompt_px"])
+    told["collapsed runs"] = lost.agg(lambda runs: f"{sum(runs)} of {len(runs)}")
+    return pd.DataFrame(told).rename_axis("frame (px)").reset_index()
 
 
 def ablation(rows: pd.DataFrame, study: str) -> pd.DataFrame:
@@ -220,13 +211,12 @@ def where(rows: pd.DataFrame) -> pd.DataFrame:
     set and seed, and how much of the objects the prompt covers (textures and SMM's masks tell none).
     """
     order = {name: place for place, name in enumerate(_ordered(rows["method"], BY_ANSWER))}
-    found = _compared(rows.assign(value=rows["method"], method=""), "where", "adavipro").drop(
-        columns="method"
-    )
-    found = found.sort_values(["frame (px)", "where"], key=lambda column: column.replace(order))
-    cover = 100 * rows.groupby(["prompt_px", "method"])["object_cover"].mean()
-    cells = zip(found["frame (px)"], found["where"], strict=True)
-    return found.assign(**{"objects covered (%)": [Estimate(cover[cell], places=0) for cell in cells]})
+    rows = rows.dropna(subset=["test_accuracy"])
+    rows = rows.sort_values(["prompt_px", "method"], key=lambda column: column.replace(order), kind="stable")
+    found = _compared(rows.assign(value=rows["method"], method=""), "where", "adavipro")
+    cover = 100 * rows.groupby(["prompt_px", "method"], sort=False)["object_cover"].mean()
+    found["objects covered (%)"] = [Estimate(share, places=0) for share in cover]
+    return found.drop(columns="method")
 
 
 def read_search(method: str, path: Path | None = None) -> pd.DataFrame:
@@ -287,16 +277,11 @@ def to_csv(frame: pd.DataFrame) -> str:
     return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
 
-def to_latex(told: pd.DataFrame | str) -> str:
-    """A frame as a LaTeX table with booktabs, or a paragraph of text; what is missing is blank."""
-    from tabulate import LATEX_ESCAPE_RULES, tabulate
+def to_latex(frame: pd.DataFrame) -> str:
+    """A frame as a LaTeX table with booktabs; what is missing is blank."""
+    from tabulate import tabulate
 
-    if isinstance(told, str):
-        latex = "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in told)
-    else:
-        latex = tabulate(
-            told.map(cell_text), "keys", "latex_booktabs", showindex=False, disable_numparse=True
-        )
-    # Signs that LaTeX would not set as they are meant: a minus, a plus-minus, the two hyphens of an option.
-    latex = re.sub(r"(?<= )-(?=\d)", "$-$", latex)
-    return latex.replace("±", r"$\pm$").replace("--", "-{}-") + "\n"
+    text = frame.map(cell_text)
+    latex = tabulate(text, "keys", "latex_booktabs", showindex=False, disable_numparse=True)
+    # Signs that LaTeX would not set as they are meant: a minus and a plus-minus.
+    return re.sub(r"(?<= )-(?=\d)", "$-$", latex).replace("±", r"$\pm$") + "\n"

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
 
 from adavipro.recipe import SettingError
 
@@ -18,7 +18,7 @@ CONNECT_S = 15.0  # for a scheduler to answer
 PATIENCE_S = 60.0  # without any worker, before a sweep gives up; one that is killed is back in seconds
 POLL_S = 1.0
 DIED = "its worker died again and again: it was killed, or memory ran out"
-RUNNING, DONE, FAILED = "running.ipynb", "notebook.ipynb", "failed.ipynb"
+DONE, FAILED = "notebook.ipynb", "failed.ipynb"
 
 
 def execute(
@@ -32,8 +32,7 @@ def execute(
     """Execute a notebook into <folder>/notebook.ipynb. Returns None where it is done, or one line of what went wrong.
 
     Done is no error and the file `proof`: papermill alone takes `exit()` in a cell for a success. What a run that
-    failed left stays as failed.ipynb. Two that want the same folder work one after the other. The kernel ends when
-    this process does, however that ends.
+    failed left stays as failed.ipynb. The kernel ends when this process does, however that ends.
 
     Args:
         proof: name of the file that the notebook writes into the folder, last.
@@ -47,28 +46,28 @@ def execute(
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     end = time.monotonic() + (limit_s or 0)
     folder.mkdir(parents=True, exist_ok=True)
-    running, done = folder / RUNNING, False
+    for left in folder.glob("running-*.ipynb"):  # of a worker that died; a run that is at it writes it again
+        left.unlink(missing_ok=True)
+    running, done = folder / f"running-{os.getpid()}.ipynb", False
     try:
-        with FileLock(folder / "notebook.lock", timeout=-1 if limit_s is None else limit_s):
-            try:
-                papermill.execute_notebook(
-                    notebook, running, dict(parameters), kernel_name="python3", progress_bar=False, cwd=cwd,
-                    timeout_func=limit_s and (lambda cell: max(0.1, end - time.monotonic())),
-                    extra_arguments=["--log-level=50"],  # of the kernel itself, to the terminal
-                )  # fmt: skip
-                done = (folder / proof).exists()
-            finally:
-                if running.exists():
-                    running.replace(folder / (DONE if done else FAILED))
-    except (CellTimeoutError, Timeout):
-        return f"stopped after {limit_s:.0f} s"
+        papermill.execute_notebook(
+            notebook, running, dict(parameters), kernel_name="python3", progress_bar=False, cwd=cwd,
+            timeout_func=limit_s and (lambda cell: max(0.1, end - time.monotonic())),
+            extra_arguments=["--log-level=50"],  # of the kernel itself, to the terminal
+        )  # fmt: skip
+        done = (folder / proof).exists()
+        wrong = None if done else f"ended without {proof}: a cell left it"
+    except CellTimeoutError:
+        wrong = f"stopped after {limit_s:.0f} s"
     except Exception as error:  # a cell's own, a dead kernel, a full disk
         name, told = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-        return " ".join(f"{name}: {told}".split())
-    if not done:
-        return f"ended without {proof}: a cell left it"
-    (folder / FAILED).unlink(missing_ok=True)
-    return None
+        wrong = " ".join(f"{name}: {told}".split())
+    finally:
+        if running.exists():
+            running.replace(folder / (DONE if done else FAILED))
+    if done:
+        (folder / FAILED).unlink(missing_ok=True)
+    return wrong
 
 
 def shares(workers: int | None, device: str) -> list[dict[str, str]]:
@@ -160,31 +159,32 @@ def execute_all(
             client.wait_for_workers(1, timeout=CONNECT_S)
         except (OSError, ValueError) as error:
             told = "start `dask scheduler`, and `dask worker ADDRESS --nthreads 1` with the address that it tells"
-            raise SettingError(
-                f"no Dask scheduler with workers is at {address!r} ({error}): {told}"
-            ) from None
-        print(f"watch the runs at {client.dashboard_link}", file=sys.stderr)
+            missing = f"no Dask scheduler with workers is at {address!r} ({error})"
+            raise SettingError(f"{missing}: {told}") from None
+        tqdm.write(f"watch the runs at {client.dashboard_link}", file=sys.stderr)
         how = {"proof": proof, "limit_s": limit_s, "cwd": Path.cwd(), "pure": False}
-        futures = {
-            client.submit(execute, notebook, folder, given, priority=-i, **how): folder
-            for i, (folder, given) in enumerate(jobs.items())
-        }
-        seen, wrong = time.monotonic(), ""  # when there was a worker
-        while futures and not wrong:
-            done = {}
+        left, futures, wrong = list(jobs), dict[Any, Path](), ""
+        seen = time.monotonic()  # when there was a worker
+        while (left or futures) and not wrong:
+            done = []
             try:
+                places = sum(client.sync(client.scheduler.ncores, callback_timeout=CONNECT_S).values())
+                seen = time.monotonic() if places else seen
+                # A worker has no second job that waits: it would be blamed for the worker's death.
+                while left and len(futures) < max(1, places):
+                    folder = left.pop(0)
+                    futures[client.submit(execute, notebook, folder, jobs[folder], **how)] = folder
                 with client.as_current(), contextlib.suppress(TimeoutError):
                     for future in wait(list(futures), timeout=POLL_S, return_when="FIRST_COMPLETED").done:
                         died = future.exception(CONNECT_S) is not None
-                        done[future] = DIED if died else future.result(CONNECT_S)
-                if done or client.sync(client.scheduler.ncores, callback_timeout=CONNECT_S):
-                    seen = time.monotonic()
+                        told = DIED if died else future.result(CONNECT_S)
+                        future.release()  # else it would be done again when the worker that holds it dies
+                        done.append((futures.pop(future), told))
             except (OSError, CancelledError):
                 wrong = "the Dask scheduler does not answer any more"
             if time.monotonic() - seen > PATIENCE_S:
                 wrong = f"the Dask cluster has had no worker for {PATIENCE_S:.0f} s"
-            for future, told in done.items():
-                yield futures.pop(future), told
-        if futures:
-            kept = f"{len(jobs) - len(futures)} of {len(jobs)} runs have ended and are kept"
+            yield from done
+        if left or futures:
+            kept = f"{len(jobs) - len(left) - len(futures)} of {len(jobs)} runs have ended and are kept"
             raise SettingError(f"{wrong}: {kept}, start it again for the others")

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shlex
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +29,8 @@ COLUMNS = (
     "object_cover", "best_epoch", "steps", "seconds", "memory_mb", "device", "parameters", "split", "key", "versions",
 )  # fmt: skip
 Row = dict[str, Any]
-Found = tuple[
-    list[Row], dict[str, str]
-]  # a row a finished run, in the order of the runs; and errors by run folder
+# A row a finished run, in the order of the runs; and errors by run folder.
+Found = tuple[list[Row], dict[str, str]]
 
 
 # --- One run --------------------------------------------------------------------------------------------------------
@@ -49,10 +47,8 @@ def work_on(run: Experiment, work: str, root: Path, device: str) -> Row:
     if (done := finished_row(run, work, folder)) is not None:
         return done
     progress = experiment.validate(run, root, device)
-    best, own = progress.history[progress.best_epoch], run.flat()
-    row = {
-        name: own[name] for name in ("dataset", "method", "prompt_px", "seed", *studies.SEARCH[run.method])
-    }
+    best, names = progress.history[progress.best_epoch], ("dataset", "method", "prompt_px", "seed")
+    row = {name: run.flat()[name] for name in (*names, *studies.SEARCH[run.method])}
     row |= {"val_accuracy": progress.best_accuracy, "last_val_accuracy": progress.history[-1]["val_accuracy"]}
     row |= {"share_on": best["share_on"], "mask_diversity": best["mask_diversity"], "key": _key(folder)}
     write_json(folder / PROOFS[work], row)
@@ -116,17 +112,12 @@ def sweep(
     folders = [run.folder(root, None, sources[run.dataset]) for run in runs]
     of = dict(zip(folders, runs, strict=True))
     rows = {folder: finished_row(run, work, folder) for folder, run in of.items()}
+    given, errors = {"work": work, "root": str(root), "device": device}, {}
     todo = {
-        folder: {
-            "work": work,
-            "settings": canonical_json(of[folder].content()),
-            "root": str(root),
-            "device": device,
-        }
+        folder: {"settings": canonical_json(of[folder].content()), **given}
         for folder, row in rows.items()
         if row is None
     }
-    errors = {}
     with (
         tqdm(total=len(rows), initial=len(rows) - len(todo), unit="run", disable=not todo) as bar,
         contextlib.closing(cluster.execute_all(NOTEBOOK, todo, PROOFS[work], device, **how)) as ended,
@@ -148,15 +139,7 @@ def sweep(
 def _record(folder: Path, error: str, parameters: Mapping[str, str]) -> None:
     """Write what went wrong into a run's folder, with the command that does it again by hand."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        str(NOTEBOOK),
-        str(folder / "by-hand.ipynb"),
-    ]
+    command = ["papermill", "-k", "python3", str(NOTEBOOK), str(folder / "by-hand.ipynb")]
     command += [word for name, value in parameters.items() for word in ("-r", name, value)]
     told = {"error": error, "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), "command": shlex.join(command)}
     write_json(folder / FAILED, told)

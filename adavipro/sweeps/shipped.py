@@ -32,11 +32,10 @@ def search(method: str, prompt_px: int, root: Path, **how: Any) -> Found:
     space = studies.SEARCH[method]
 
     def validate(seeds: Iterable[int], recipes: Iterable[tuple[float, ...]]) -> Found:
-        places = itertools.product(
-            seeds, [dict(zip(space, recipe, strict=True)) for recipe in recipes], NAMES
-        )
+        settings: list[Row] = [dict(zip(space, recipe, strict=True)) for recipe in recipes]
         base = preset("embedded", method, prompt_px=prompt_px)
-        runs = [base.changed(dataset=name, seed=seed, **recipe) for seed, recipe, name in places]
+        places = itertools.product(seeds, settings, NAMES)
+        runs = [base.changed(dataset=name, seed=seed, **own) for seed, own, name in places]
         return sweep(runs, "validate", root, **how)
 
     first, *others = studies.SEARCH_SEEDS
@@ -56,10 +55,9 @@ def runs_of(study: str, search: pd.DataFrame) -> list[Cell]:
         search: rows of VP's search on validation, at every width: the best mean picks its tuned rates.
     """
 
-    def cells(
-        methods: list[str], prompt_px: list[int], seeds: Sequence[int], **values: list[Any]
-    ) -> list[Cell]:
-        return Grid(study, NAMES, methods, prompt_px, list(seeds), "embedded", values=values).cells()
+    def cells(methods: list[str], px: list[int], seeds: Sequence[int], **values: list[Any]) -> list[Cell]:
+        made = Grid(study, NAMES, methods, px, list(seeds), "embedded", values=values).cells()
+        return [Cell({**label, "study": study}, run) for label, run in made]
 
     full = [studies.FULL_PX]
     if study == "main":
@@ -67,21 +65,22 @@ def runs_of(study: str, search: pd.DataFrame) -> list[Cell]:
     if study == "vp-tuned":
         means = search.groupby(["prompt_px", "prompt_lr"])["val_accuracy"].mean().reset_index()
         best = means.sort_values(["val_accuracy", "prompt_lr"]).groupby("prompt_px")["prompt_lr"].last()
-        at_width = [(px, cells(["vp"], [px], studies.ABLATION_SEEDS, prompt_lr=[best[px]])) for px in WIDTHS]
-        return [Cell({**label, "study": study}, run) for _, own in at_width for label, run in own]
+        at_width = [cells(["vp"], [px], studies.ABLATION_SEEDS, prompt_lr=[float(best[px])]) for px in WIDTHS]
+        return list(itertools.chain(*at_width))
     if study == "random_share":
-        beside = cells([RANDOM], full, studies.ABLATION_SEEDS)
-        return [Cell({**label, "study": study}, run) for label, run in beside]
+        return cells([RANDOM], full, studies.ABLATION_SEEDS)
     if study in studies.SENSITIVITY:
         own = preset("embedded", "adavipro").recipe
-        found = cells(["vp", "adavipro"], full, studies.FEW_SEEDS, **{study: studies.SENSITIVITY[study]})
-        as_cold = [round(own.temperature_gamma ** (own.epochs / run.recipe.epochs), 3) for _, run in found]
-        return [
-            Cell(at, run.changed(temperature_gamma=g)) for (at, run), g in zip(found, as_cold, strict=True)
-        ]
-    values = studies.ABLATIONS[study]
-    seeds = studies.FEW_SEEDS if len(values) > 2 else studies.ABLATION_SEEDS
-    return cells(["adavipro"], full, seeds, **{study: values})
+
+        def as_cold(run: Experiment) -> Experiment:  # in the last epoch, whatever their number
+            share = own.epochs / run.recipe.epochs
+            return run.changed(temperature_gamma=round(own.temperature_gamma**share, 3))
+
+        values = {study: studies.SENSITIVITY[study]}
+        found = cells(["vp", "adavipro"], full, studies.FEW_SEEDS, **values)
+        return [Cell(label, as_cold(run)) for label, run in found]
+    seeds = studies.FEW_SEEDS if len(studies.ABLATIONS[study]) > 2 else studies.ABLATION_SEEDS
+    return cells(["adavipro"], full, seeds, **{study: studies.ABLATIONS[study]})
 
 
 def sweep_studies(
@@ -107,9 +106,8 @@ def sweep_studies(
         found, failed = sweep_cells(wanted, root, **how)
         rows, errors = rows + found, errors | failed
         write_rows(out, rows)
-        print(
-            f"{study}: {len(found)} runs, {(time.perf_counter() - started) / 60:.1f} min so far", flush=True
-        )
+        minutes = (time.perf_counter() - started) / 60
+        print(f"{study}: {len(found)} runs, {minutes:.1f} min so far", flush=True)
     return errors
 
 
@@ -119,17 +117,10 @@ def sweep_baselines(root: Path, **how: Any) -> Found:
     Args:
         how: as `runs.sweep` takes it.
     """
-
-    def runs(methods: list[str], seeds: Sequence[int]) -> list[Experiment]:
-        grid = Grid("1", NAMES, methods, [studies.NARROW_PX], list(seeds), "embedded")
-        return [cell.run for cell in grid.cells()]
-
-    searched = [
-        run.changed(learning_rate=rate)
-        for rate in LEARNING_RATES
-        for run in runs(["fine-tune"], studies.SEARCH_SEEDS)
-    ]
-    reported = runs(["linear-probe", "fine-tune"], studies.ABLATION_SEEDS)
-    labels: list[Row] = [{"study": "search", "test_accuracy": None}] * len(searched)  # a search sees no test
-    labels += [{"study": "main"}] * len(reported)
-    return sweep(searched + reported, "report", root, labels=labels, **how)
+    grid = Grid("1", NAMES, ["linear-probe", "fine-tune"], WIDTHS, list(studies.ABLATION_SEEDS), "embedded")
+    cells: list[tuple[Row, Experiment]] = [({"study": "main"}, run) for _, run in grid.cells()]
+    for seed, rate, name in itertools.product(studies.SEARCH_SEEDS, LEARNING_RATES, NAMES):
+        run = preset("embedded", "fine-tune", dataset=name, seed=seed, learning_rate=rate)
+        cells.append(({"study": "search", "test_accuracy": None}, run))  # a search sees no test figure
+    labels, runs = zip(*cells, strict=True)
+    return sweep(runs, "report", root, labels=labels, **how)

@@ -255,16 +255,16 @@ def test_class_with_too_few_pictures_is_an_error(data):
 @pytest.mark.parametrize(
     ("name", "part", "content", "told"),
     [
-        ("dtd", "dtd/labels/test1.txt", b"<html>", "holds 48 classes, not 47"),
+        ("dtd", "dtd/labels/test1.txt", b"<html>", "the lists in .*/dtd name 48 classes, not 47"),
         (
             "dtd",
             "dtd/labels/test1.txt",
             b"banded/banded_0003.jpg",
             "3.jpg is there twice, in val and in test",
         ),
-        ("oxfordpets", "oxford_pets/annotations/test.txt", b"\xff\xfe 1 1 1", "holds 38 classes, not 37"),
+        ("oxfordpets", "oxford_pets/annotations/test.txt", b"\xff\xfe 1 1 1", "name 38 classes, not 37"),
         ("ucf101", "ucf101/ucfTrainTestlist/testlist01.txt", b"\n", "test has no pictures"),
-        ("food101", "food-101/meta/test.txt", b"apple_pie/../../1", "holds 102 classes, not 101"),
+        ("food101", "food-101/meta/test.txt", b"apple_pie/../../1", "name 102 classes, not 101"),
         (
             "flowers102",
             "oxford_flowers/setid.mat",
@@ -506,7 +506,8 @@ def test_s2_s3_what_is_not_the_published_file_is_one_sentence_and_leaves_nothing
         if fault == "damaged":  # its checksum is right, and half of it is unpacked
             patch.setattr(CIFAR10, "tgz_md5", hashlib.md5(wrong[fault]).hexdigest())
         with pytest.raises(
-            SettingError, match=r"data set 'cifar10' cannot be fetched: .*; try again, or bring"
+            SettingError,
+            match=r"data set 'cifar10' cannot be fetched: .*; try again, give another folder .*, or bring",
         ) as caught:
             fetch("cifar10")
     assert "\n" not in str(caught.value)
@@ -535,7 +536,7 @@ def test_what_is_there_stays_and_what_is_missing_comes(shop, data, tmp_path, mon
     assert fetch("dtd") == base
     assert find("dtd").version == before
     (base / "labels/val1.txt").write_bytes(b"<html>")
-    way_out = refused("dtd", "holds 48 classes")
+    way_out = refused("dtd", "name 48 classes")
     for path in re.match("move (.*) and (.*) away, then", way_out).groups():
         shutil.move(path, tmp_path / "aside" / path[1:])
     fetch("dtd")

@@ -1,5 +1,6 @@
 """Fault R4: a run that is stopped by a signal keeps every saved epoch, and the next call goes on with the same bits."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -49,11 +50,11 @@ def test_r4_fit_that_is_stopped_at_random_times_loses_the_epoch_at_hand_at_most(
         process = context.Process(target=own_network.fit_and_count, args=(folder, log, tmp_path / "file"))
         process.start()
         wait_for = chance.randint(6, 9)
-        while len(log.read_text()) < before + wait_for:
-            assert process.exitcode is None
+        while len(log.read_text()) < before + wait_for and process.is_alive():
             time.sleep(0.0005)
         asked = time.perf_counter()
-        os.kill(process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(process.pid, number)
         process.join()
         assert time.perf_counter() - asked < 5  # a step and the end of a process
         assert process.exitcode in (0, code)  # multiprocessing ends with 1 after a KeyboardInterrupt

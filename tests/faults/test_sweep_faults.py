@@ -1,6 +1,5 @@
 """Faults B1 and B2: a notebook that ends badly is told as failed, and a sweep that is hit anywhere loses nothing."""
 
-import csv
 import json
 import os
 import resource
@@ -15,11 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
+import distributed  # noqa: F401 (its settings, before one is changed)
 import nbformat
 import psutil
 import pytest
 from helpers import draw_splits, tiny, write_notebook
 
+from adavipro import experiment
 from adavipro.recipe import SettingError
 from adavipro.sweeps import cluster, runs
 
@@ -46,7 +48,7 @@ B1 = {
     "done": None,
     "error": "ValueError: the sentence",
     "killed kernel": "DeadKernelError: Kernel died",
-    "timeout": "stopped after 10 s",
+    "timeout": "stopped after 6 s",
     "exit": "ended without proof: a cell left it",
     "killed worker": "its worker died again and again: it was killed, or memory ran out",
 }
@@ -75,8 +77,11 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two workers for all that can share one."""
-    with cluster.cluster([{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": gpu} for gpu in "56"]) as started:
+    """A cluster of two workers for all that can share one; a run fails with the second worker that it takes along."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        cluster.cluster([{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": gpu} for gpu in "56"]) as started,
+    ):
         yield started
 
 
@@ -84,12 +89,13 @@ def address() -> Iterator[str]:
 
 
 def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, address, tmp_path):
-    found = dict(cluster.execute_all(notebook, jobs(tmp_path, *B1), "proof", scheduler=address, limit_s=10))
+    found = dict(cluster.execute_all(notebook, jobs(tmp_path, *B1), "proof", scheduler=address, limit_s=6))
     assert {folder.name: told for folder, told in found.items()} == B1
     for folder in found:
-        kept = {"done": "notebook.ipynb", "killed worker": "running.ipynb"}.get(folder.name, "failed.ipynb")
-        assert [(folder.name, path.name) for path in folder.glob("*.ipynb")] == [(folder.name, kept)]
-        assert "so far" in str(nbformat.read(folder / kept, 4)) or folder.name == "killed worker"
+        kept = {"done": "notebook", "killed worker": "running-*"}.get(folder.name, "failed")
+        (path,) = folder.glob("*.ipynb")
+        assert path.match(f"{kept}.ipynb")
+        assert "so far" in str(nbformat.read(path, 4)) or folder.name == "killed worker"
     environment = eval((tmp_path / "done" / "proof").read_text())
     assert environment["CUDA_VISIBLE_DEVICES"] in "56"
     assert environment | {"CUDA_VISIBLE_DEVICES": "5"} == {
@@ -101,7 +107,7 @@ def test_b1_unknown_parameter_is_refused_before_any_work(tmp_path):
     given = {"wrok": "report", "root": str(tmp_path)}
     wrong = cluster.execute(runs.NOTEBOOK, tmp_path / "run", given, "result.json", 120)
     assert "notebook run has no parameter 'wrok': its parameters are work, settings, root" in str(wrong)
-    assert {path.name for path in tmp_path.rglob("*.*")} == {"failed.ipynb", "notebook.lock"}
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"failed.ipynb"}
 
 
 def test_b1_full_disk_is_a_failure_and_the_partial_notebook_is_kept(notebook, tmp_path):
@@ -136,61 +142,11 @@ def in_threads(count: int, function: Callable[[], Any]) -> tuple[list[threading.
     return threads, found
 
 
-# What another process does: a sweep of real runs, or of the notebook that sleeps.
-DRIVE = """
-if __name__ == "__main__":
-    import json, signal, sys
-    from pathlib import Path
-    from adavipro.sweeps import cluster
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    notebook, jobs, proof = json.loads(sys.argv[1])
-    print(dict(cluster.execute_all(Path(notebook), {Path(k): v for k, v in jobs.items()}, proof, workers=2)))
-"""
-
-
-def drive(
-    notebook: Path, wanted: dict[Path, dict[str, str]], proof: str, script: Path
-) -> subprocess.Popen[str]:
-    script.write_text(DRIVE)
-    told = json.dumps([str(notebook), {str(folder): given for folder, given in wanted.items()}, proof])
-    return subprocess.Popen([sys.executable, script, told], stderr=subprocess.PIPE, text=True)
-
-
-def test_b2_a_killed_sweep_leaves_no_kernel_and_two_at_once_go_on_and_do_each_run_once(
-    notebook, address, tmp_path
-):
+def test_b2_two_sweeps_at_once_do_each_run_once_and_nothing_that_is_finished(address, tmp_path):
     pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
-    root, quick, long = (
-        tmp_path / "runs",
-        tiny("zero-shot", dataset=pictures),
-        tiny("vp", dataset=pictures, epochs=100),
-    )
-    todo = {
-        run.folder(root): {
-            "work": "report",
-            "settings": json.dumps(run.content()),
-            "root": str(root),
-            "device": "cpu",
-        }
-        for run in (quick, long)
-    }
-    done, folder = todo
-    killed = drive(runs.NOTEBOOK, todo, "result.json", tmp_path / "killed.py")
-    interrupted = drive(notebook, jobs(tmp_path, "sleep"), "proof", tmp_path / "interrupted.py")
-    kernel = kernel_of(tmp_path / "sleep")
-    below = psutil.Process(interrupted.pid).children(recursive=True)
-    interrupted.send_signal(signal.SIGINT)
-    wait_until(lambda: (done / "notebook.ipynb").exists() and list((folder / "checkpoints").glob("*")))
-    below += psutil.Process(killed.pid).children(recursive=True)
-    killed.kill()
-    killed.communicate()
-    assert interrupted.communicate(timeout=60)[1].rstrip().endswith("KeyboardInterrupt")
-    assert kernel in below
-    assert psutil.wait_procs(below, 20)[1] == []
-    assert not (folder / "result.json").exists()
-    assert not list(root.rglob("failed.*"))
-
+    root, quick, long = tmp_path / "runs", tiny("zero-shot", dataset=pictures), tiny("vp", dataset=pictures)
+    experiment.run(quick, root)
+    done, folder = quick.folder(root), long.folder(root)
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     threads, found = in_threads(2, lambda: runs.sweep([quick, long], "report", root, scheduler=address))
     written: set[int] = set()
@@ -202,13 +158,12 @@ def test_b2_a_killed_sweep_leaves_no_kernel_and_two_at_once_go_on_and_do_each_ru
     assert ([row["key"] for row in rows], errors) == ([quick.key(), long.key()], {})
     assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
     assert len(written) == 1
-    with (folder / "metrics.csv").open() as file:  # every epoch once, the last ones after the stop
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(100))
-    assert json.loads((folder / "timing.json").read_text())["seconds"] is None
-    assert {path.name for path in folder.glob("*.ipynb")} == {"notebook.ipynb"}
+    assert [path.name for path in folder.glob("*.ipynb")] == ["notebook.ipynb"]
 
 
-def test_b2_a_killed_worker_is_started_again_and_its_run_is_done_again(notebook, address, tmp_path):
+def test_b2_a_killed_worker_is_started_again_its_run_is_done_again_and_the_rest_completes(
+    notebook, address, tmp_path
+):
     wanted = jobs(tmp_path, "sleep once", "error", "done")
     (thread,), found = in_threads(
         1, lambda: list(cluster.execute_all(notebook, wanted, "proof", scheduler=address))
@@ -220,6 +175,41 @@ def test_b2_a_killed_worker_is_started_again_and_its_run_is_done_again(notebook,
     ended = {folder.name: told for folder, told in found[0]}
     assert ended == {"sleep once": None, "error": "ValueError: the sentence", "done": None}
     assert len(found[0]) == 3
+    assert [path.name for path in (tmp_path / "sleep once").glob("*.ipynb")] == ["notebook.ipynb"]
+
+
+# What another process does: a sweep that does not come to its end.
+DRIVE = """
+if __name__ == "__main__":
+    import signal, sys
+    from pathlib import Path
+    from adavipro.sweeps import cluster
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    notebook, folder = sys.argv[1:]
+    list(cluster.execute_all(Path(notebook), {Path(folder): {"out": folder, "end": "sleep"}}, "proof", workers=1))
+"""
+
+
+def test_b2_no_kernel_survives_a_sweep_that_is_interrupted_or_killed(notebook, tmp_path):
+    script, folders = tmp_path / "drive.py", (tmp_path / "interrupted", tmp_path / "killed")
+    script.write_text(DRIVE)
+    interrupted, killed = (
+        subprocess.Popen(
+            [sys.executable, script, notebook, folder], stderr=subprocess.PIPE, text=True, process_group=0
+        )
+        for folder in folders
+    )
+    kernels = [kernel_of(folder) for folder in folders]
+    below = [p for sweep in (interrupted, killed) for p in psutil.Process(sweep.pid).children(recursive=True)]
+    assert all(kernel in below for kernel in kernels)
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: the workers hear it too
+    killed.kill()
+    killed.communicate()
+    told = interrupted.communicate(timeout=60)[1]
+    assert told.rstrip().endswith("KeyboardInterrupt")
+    assert told.count("Traceback") == 1
+    assert psutil.wait_procs(below, 20)[1] == []
 
 
 def test_b2_a_lost_scheduler_and_lost_workers_end_the_sweep_with_what_is_kept(

@@ -1,14 +1,12 @@
-"""What was recorded of a training, and what a region's decision is worth (of the benchmark)."""
+"""What a region's decision is worth (of the benchmark)."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import noisy_split, small_splits, tiny
+from helpers import noisy_split
 
-from adavipro import experiment, training
-from adavipro.lessons.watching import MaskRecorder, read_history
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
 from adavipro.where import EdgeDetector, MaskGenerator
@@ -22,28 +20,6 @@ def method(rng):
     """Frame of 15 px: the inner 3 x 3 of 7 x 7 regions are out of reach."""
     masks = MaskGenerator(56, 8, 4, generator=rng)
     return AdaViPro(FramePrompt(56, 15, generator=rng), EdgeDetector(), masks)
-
-
-def test_history_and_masks_of_every_epoch_are_there_after_a_run(tmp_path, clip):
-    run, shown = tiny(prompt_px=28), clip.normalise(noisy_split(3, seed=1).images)
-    path = run.folder(tmp_path) / "watched.safetensors"
-    with small_splits():
-        experiment.run(run, tmp_path, progress_bar=False, watch=MaskRecorder(shown, path))
-    masks = MaskRecorder(shown, path).by_epoch()  # as a new process would
-    assert [tuple(m.shape) for m in masks] == 3 * [(3, 1, 7, 7)]
-    history = read_history(run.folder(tmp_path))
-    assert list(history) == training.METRICS
-    assert list(history["epoch"]) == [0, 1, 2]
-    best = experiment.read_result(run, tmp_path)["best_epoch"]
-    restored = experiment.restore(run.folder(tmp_path)).method
-    assert torch.equal(masks[best], restored(shown).decisions)
-
-
-def test_what_vp_has_not_is_missing_in_its_history(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,loss,mask_diversity\n0,2.5,\n1,1.5,\n")
-    history = read_history(tmp_path)
-    assert history["loss"].tolist() == [2.5, 1.5]
-    assert history["mask_diversity"].isna().all()
 
 
 @torch.no_grad()
