@@ -14,10 +14,10 @@ reproduce: $(INSTALLED) ## Run the whole notebook series: every figure and table
 	$(BIN)/adavipro reproduce
 
 results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew: hours; goes on where it was stopped
-	$(BIN)/adavipro tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
-	$(BIN)/adavipro tune --method adavipro --out data/results/search_adavipro.csv
-	$(BIN)/adavipro sweep --out data/results/embedded.csv
-	$(BIN)/adavipro baselines --out data/results/baselines.csv
+	$(BIN)/python tools/make_results.py tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
+	$(BIN)/python tools/make_results.py tune --method adavipro --out data/results/search_adavipro.csv
+	$(BIN)/python tools/make_results.py studies --out data/results/embedded.csv
+	$(BIN)/python tools/make_results.py baselines --out data/results/baselines.csv
 	$(BIN)/adavipro sweep tables/embedded_controls.yaml --seeds 0 1 --out data/results/controls.csv
 	$(BIN)/python docs/fill.py
 

@@ -1,4 +1,4 @@
-"""The command line: adavipro run, settings, sweep, tune, baselines, table, figure, reproduce, fetch.
+"""The command line: adavipro run, settings, sweep, table, figure, reproduce, fetch.
 
 What a command needs is imported when it is called, so that help and tables need no torch.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adavipro.io import expanded
+from adavipro.lessons import install
 
 WORLDS, RECIPES = ("embedded", "paper"), ("paper", "ours")
 DATA_SETS = "data sets: the drawn ones, the paper's nine, folder:PATH"
@@ -85,65 +86,18 @@ def settings(_: argparse.Namespace) -> None:
 # --- Many runs ----------------------------------------------------------------------------------------------------
 
 
-def _how(args: argparse.Namespace) -> dict[str, Any]:
-    """Where and how long runs compute, as `sweeps.runs.sweep` takes it."""
+def sweep(args: argparse.Namespace) -> None:
+    """Run a table, or a part of it; what is finished is kept, what fails is told, and the rest goes on."""
+    from adavipro.sweeps import grids
+
     if args.limit is not None and not args.limit > 0:
         raise ValueError(f"--limit is {args.limit:g} minutes, but it must be above 0")
-    limit_s = None if args.limit is None else 60 * args.limit
-    return {"workers": args.workers, "scheduler": args.scheduler, "limit_s": limit_s, "device": args.device}
-
-
-def sweep(args: argparse.Namespace) -> None:
-    """Run a table, or make the results that ship (main grid, VP tuned for each width, ablations); the rest is kept."""
-    from adavipro.report import tables
-    from adavipro.sweeps import grids, shipped
-
     keep = {name: getattr(args, name) for name in ("datasets", "methods", "prompt_px", "seeds")}
-    wrong = "methods" if args.table is None else "studies"
-    if getattr(args, wrong) is not None:
-        told = (
-            "the studies have methods of their own: name a table file"
-            if args.table is None
-            else "leave it out"
-        )
-        raise ValueError(f"--{wrong} is {' '.join(getattr(args, wrong))}, but {told}")
-    if args.table is None:
-        out, search = args.out or args.root / "embedded.csv", tables.read_search("vp", args.search)
-        errors = shipped.sweep_studies(
-            out, args.root, search, {**keep, "studies": args.studies}, **_how(args)
-        )
-    else:
-        out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
-        grid = grids.read(args.table).narrowed(keep)
-        _, errors = grids.sweep_table(grid, args.root, out, **_how(args))
-    print(out)
-    fail(errors)
-
-
-def tune(args: argparse.Namespace) -> None:
-    """Search a method's recipe on validation and print the candidates, best first."""
-    from adavipro.report import tables
-    from adavipro.sweeps import runs, shipped
-
-    rows: list[dict[str, Any]] = []
-    errors: dict[str, str] = {}
-    out = args.out or args.root / "tune.csv"
-    for px in args.prompt_px:
-        found, failed = shipped.search(args.method, px, args.root / "tune", **_how(args))
-        rows, errors = rows + found, errors | failed
-        runs.write_rows(out, rows)
-    if rows:
-        print(tables.to_markdown(tables.search(tables.read_search(args.method, out), args.method)), end="")
-    fail(errors)
-
-
-def baselines(args: argparse.Namespace) -> None:
-    """Make the results of the linear probe and of full fine-tuning; what is finished is kept."""
-    from adavipro.sweeps import runs, shipped
-
-    rows, errors = shipped.sweep_baselines(args.root, **_how(args))
-    out = args.out or args.root / "baselines.csv"
-    runs.write_rows(out, rows)
+    grid = grids.read(args.table).narrowed(keep)
+    out = args.out or args.root / "tables" / f"{args.table.stem}.csv"
+    limit_s = None if args.limit is None else 60 * args.limit
+    how = {"workers": args.workers, "scheduler": args.scheduler, "limit_s": limit_s, "device": args.device}
+    _, errors = grids.sweep_table(grid, args.root, out, **how)
     print(out)
     fail(errors)
 
@@ -270,25 +224,17 @@ def parser() -> argparse.ArgumentParser:
     )
     command(settings)
 
-    many, search, beside = command(sweep), command(tune), command(baselines)
-    for grid in (many, search, beside):
-        grid.add_argument("--workers", type=int, help="runs at a time (default: one a GPU or a core)")
-        grid.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
-        grid.add_argument("--limit", type=float, metavar="MINUTES", help="of wall clock for one run")
-        grid.add_argument("--device", default="cpu")
-        grid.add_argument("--out", type=expanded, help="results file (default: in the folder of run folders)")
-    told = "a table, as tables/table1.yaml; none: the studies whose results ship"
-    many.add_argument("table", nargs="?", type=expanded, metavar="FILE", help=told)
-    many.add_argument("--datasets", nargs="+", help="only these of a table or study")
-    many.add_argument("--methods", nargs="+", help="only these of a table")
+    many = command(sweep)
+    many.add_argument("table", type=expanded, metavar="FILE", help="as tables/table1.yaml")
+    many.add_argument("--datasets", nargs="+", help="only these")
+    many.add_argument("--methods", nargs="+", help="only these")
     many.add_argument("--prompt-px", nargs="+", type=int, help="only these widths")
     many.add_argument("--seeds", nargs="+", type=int, help="only these")
-    many.add_argument("--studies", nargs="+", help="without FILE: of those that ship; default: all")
-    many.add_argument(
-        "--search", type=expanded, help="VP's search, for its tuned rates (default: the one that ships)"
-    )
-    search.add_argument("--method", required=True, choices=("vp", "adavipro"))
-    search.add_argument("--prompt-px", nargs="+", type=int, default=[8])
+    many.add_argument("--workers", type=int, help="runs at a time (default: one a GPU or a core)")
+    many.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
+    many.add_argument("--limit", type=float, metavar="MINUTES", help="of wall clock for one run")
+    many.add_argument("--device", default="cpu")
+    many.add_argument("--out", type=expanded, help="results file (default: ROOT/tables/<table>.csv)")
 
     printed, drawn = command(table), command(figure)
     shown = "2: accuracy against the width of the frame"
@@ -320,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"warning: {message}", file=sys.stderr
             )
         try:
+            install.require(pair=False)
             args.function(args)
         except KeyboardInterrupt:
             print(

@@ -1,5 +1,7 @@
 """Table files: what they may say, which runs they mean, and what their results files keep."""
 
+import importlib
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from adavipro import experiment
 from adavipro.datasets.embedded import CLASS_NAMES
 from adavipro.recipe import SettingError
 from adavipro.report import published, results, studies, tables
-from adavipro.sweeps import grids, runs, shipped
+from adavipro.sweeps import grids, runs
 
-TABLES = Path(__file__).parents[1] / "tables"
+TOP = Path(__file__).parents[1]
+TABLES = TOP / "tables"
+sys.path.insert(0, str(TOP / "tools"))
+shipped = importlib.import_module("make_results")
 FOUR = ["cifar10", "cifar100", "dtd", "ucf101"]
 ABLATIONS = {"4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width"}
 SOUND = {

@@ -52,7 +52,7 @@ def project(tmp_path: Path) -> Path:
         "`[a](missing.md)` and ``[a](missing.md)``",
         "```\n[a](missing.md)\n```",
         "<https://example.org/a>",
-        "`adavipro.masks.decide` `adavipro.embedded.scenes` `adavipro.experiment.Experiment.prompt_px`",
+        "`adavipro.where.decide` `adavipro.datasets.embedded.scenes` `adavipro.experiment.Experiment.seed`",
         "`adavipro run --dataset digits`",
     ],
 )
@@ -81,7 +81,7 @@ def test_good_links(project: Path, text: str):
         ("[a](https://example)", "not an address"),
         ("<ftp://example.org/a>", "not an address"),
         ("[![a](http://example.org/a.svg)](https://example.org)", "http://example.org/a.svg"),
-        ("`adavipro.masks.missing`", "names `adavipro.masks.missing`, which is not in the module"),
+        ("`adavipro.where.missing`", "names `adavipro.where.missing`, which is not in the module"),
         ("`adavipro.missing.decide(a)`", "not in the module"),
         ("`adavipro.experiment.Experiment.missing`", "not in the module"),
     ],

@@ -96,10 +96,10 @@ def test_installed_wheel_finds_its_data_away_from_the_checkout(wheel: Path, tmp_
     pip("install", "--no-deps", "--no-index", "--target", site, wheel)
     script = """
 import json, adavipro
-from adavipro import grids, sheets
-from adavipro.classifiers import data_folder
+from adavipro.io import data_folder
+from adavipro.sweeps import grids, runs
 grids.read(grids.TABLES / "embedded.yaml")
-found = {"module": adavipro.__file__, "data": data_folder(), "tables": grids.TABLES, "sheet": sheets.NOTEBOOK}
+found = {"module": adavipro.__file__, "data": data_folder(), "tables": grids.TABLES, "sheet": runs.NOTEBOOK}
 print(json.dumps({name: str(path) for name, path in found.items()}))
 """
     environment = {**os.environ, "PYTHONPATH": str(site)}

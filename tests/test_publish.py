@@ -33,7 +33,7 @@ from samples import (
     stream,
 )
 
-from adavipro import series
+from adavipro.lessons import series
 
 
 def test_stamping_twice_changes_nothing_and_a_new_version_changes_both_stamps():

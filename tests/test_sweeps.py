@@ -135,7 +135,8 @@ def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_the
         "own", [pictures], ["random-masks", "adavipro"], [8], [0], "embedded", values={"epochs": [1]}
     )
     alone = whole.narrowed({"methods": ["random-masks"]})
-    rows, errors = grids.sweep_table(alone, tmp_path)
+    rows, errors = grids.sweep_table(alone, tmp_path, tmp_path / "own.csv")
+    assert not (tmp_path / "own.csv").exists()  # no rows, no file
     ((name, error),) = errors.items()
     assert (rows, error.partition(",")[0]) == ([], "it takes its share of regions from this run")
     (learned, random), errors = grids.sweep_table(whole, tmp_path)

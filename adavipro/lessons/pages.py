@@ -1,5 +1,10 @@
 """What every notebook opens and closes with: checked parameters, a folder, its figures and its numbers."""
 
+# ruff: noqa: E402
+from adavipro.lessons import install
+
+install.require()  # one sentence, before anything is imported that may be missing or not fit
+
 import ast
 import os
 import time

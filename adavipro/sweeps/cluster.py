@@ -101,7 +101,8 @@ def shares(workers: int | None, device: str) -> list[dict[str, str]]:
 def cluster(environments: list[dict[str, str]]) -> Generator[str]:
     """Start a Dask scheduler, and a worker in each environment; it ends with what is done in it. Gives its address.
 
-    Each worker has one run at a time, and is started again when it dies. All of it listens on loopback only.
+    Each worker has one run at a time, and is started again when it dies. All of it listens on loopback only. A script
+    that calls this does so under `if __name__ == "__main__"`, since the workers import it.
     """
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
@@ -145,7 +146,7 @@ def execute_all(
     if not jobs:
         return
     try:
-        from distributed import CancelledError, Client, wait
+        from distributed import CancelledError, Client, KilledWorker, wait
     except ImportError:
         told = "sweeps run on Dask, which is not installed: pip install 'adavipro[sweeps]'"
         raise SettingError(told) from None
@@ -176,10 +177,10 @@ def execute_all(
                     futures[client.submit(execute, notebook, folder, jobs[folder], **how)] = folder
                 with client.as_current(), contextlib.suppress(TimeoutError):
                     for future in wait(list(futures), timeout=POLL_S, return_when="FIRST_COMPLETED").done:
-                        died = future.exception(CONNECT_S) is not None
-                        told = DIED if died else future.result(CONNECT_S)
+                        broken = future.exception(CONNECT_S)
+                        told = f"{type(broken).__name__}: {broken}" if broken else future.result(CONNECT_S)
                         future.release()  # else it would be done again when the worker that holds it dies
-                        done.append((futures.pop(future), told))
+                        done.append((futures.pop(future), DIED if isinstance(broken, KilledWorker) else told))
             except (OSError, CancelledError):
                 wrong = "the Dask scheduler does not answer any more"
             if time.monotonic() - seen > PATIENCE_S:

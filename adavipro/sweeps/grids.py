@@ -189,7 +189,7 @@ def sweep_table(grid: Grid, root: Path, out: Path | None = None, **how: Any) -> 
     former = results.read(out) if out and out.exists() else None
     rows, errors = sweep_cells(grid.cells(), root, **how)
     rows = [{**row, "recipe": grid.recipe if grid.world == "paper" else ""} for row in rows]
-    if out:
+    if out and rows:
         write_rows(out, rows if former is None else joined(grid, rows, former))
     return rows, errors
 

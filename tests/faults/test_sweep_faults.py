@@ -1,6 +1,5 @@
 """Faults B1 and B2: a notebook that ends badly is told as failed, and a sweep that is hit anywhere loses nothing."""
 
-import json
 import os
 import resource
 import shutil
@@ -70,6 +69,22 @@ def kernel_of(folder: Path) -> psutil.Process:
     return psutil.Process(int((folder / "kernel").read_text()))
 
 
+def in_threads(count: int, function: Callable[[], Any]) -> tuple[list[threading.Thread], list[Any]]:
+    """Call a function in threads, side by side; what it returns or raises comes into the list."""
+    found: list[Any] = []
+
+    def call() -> None:
+        try:
+            found.append(function())
+        except SettingError as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=call) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads, found
+
+
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_notebook(tmp_path_factory.mktemp("notebook") / "ending.ipynb", PARAMETERS, ENDING)
@@ -89,25 +104,28 @@ def address() -> Iterator[str]:
 
 
 def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, address, tmp_path):
-    found = dict(cluster.execute_all(notebook, jobs(tmp_path, *B1), "proof", scheduler=address, limit_s=6))
+    refused = tmp_path / "refused"
+    given = {"wrok": "report", "root": str(refused)}
+    (thread,), wrong = in_threads(
+        1, lambda: cluster.execute(runs.NOTEBOOK, refused, given, "result.json", 120)
+    )
+    wanted = {**jobs(tmp_path, *B1), notebook / "no folder": {}}
+    found = dict(cluster.execute_all(notebook, wanted, "proof", scheduler=address, limit_s=6))
+    assert str(found.pop(notebook / "no folder")).startswith("NotADirectoryError: ")
     assert {folder.name: told for folder, told in found.items()} == B1
     for folder in found:
         kept = {"done": "notebook", "killed worker": "running-*"}.get(folder.name, "failed")
         (path,) = folder.glob("*.ipynb")
         assert path.match(f"{kept}.ipynb")
         assert "so far" in str(nbformat.read(path, 4)) or folder.name == "killed worker"
+    thread.join()
+    assert "notebook run has no parameter 'wrok': its parameters are work, settings, root" in str(wrong)
+    assert [path.name for path in refused.iterdir()] == ["failed.ipynb"]  # before any work
     environment = eval((tmp_path / "done" / "proof").read_text())
     assert environment["CUDA_VISIBLE_DEVICES"] in "56"
     assert environment | {"CUDA_VISIBLE_DEVICES": "5"} == {
         "OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "5", "MALLOC_TRIM_THRESHOLD_": None, "PWD": os.environ["PWD"],
     }  # fmt: skip
-
-
-def test_b1_unknown_parameter_is_refused_before_any_work(tmp_path):
-    given = {"wrok": "report", "root": str(tmp_path)}
-    wrong = cluster.execute(runs.NOTEBOOK, tmp_path / "run", given, "result.json", 120)
-    assert "notebook run has no parameter 'wrok': its parameters are work, settings, root" in str(wrong)
-    assert {path.name for path in tmp_path.rglob("*.*")} == {"failed.ipynb"}
 
 
 def test_b1_full_disk_is_a_failure_and_the_partial_notebook_is_kept(notebook, tmp_path):
@@ -124,22 +142,6 @@ def test_b1_full_disk_is_a_failure_and_the_partial_notebook_is_kept(notebook, tm
 
 
 # --- B2 -------------------------------------------------------------------------------------------------------------
-
-
-def in_threads(count: int, function: Callable[[], Any]) -> tuple[list[threading.Thread], list[Any]]:
-    """Call a function in threads, side by side; what it returns or raises comes into the list."""
-    found: list[Any] = []
-
-    def call() -> None:
-        try:
-            found.append(function())
-        except SettingError as error:
-            found.append(str(error))
-
-    threads = [threading.Thread(target=call) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads, found
 
 
 def test_b2_two_sweeps_at_once_do_each_run_once_and_nothing_that_is_finished(address, tmp_path):

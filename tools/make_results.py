@@ -1,5 +1,13 @@
-"""The runs behind the results that ship: the search of recipes, the main grid and its ablations, and the baselines."""
+"""Make the results that ship in data/results anew: the search of recipes, the main grid and its ablations, baselines.
 
+    python tools/make_results.py tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
+    python tools/make_results.py studies --out data/results/embedded.csv
+    python tools/make_results.py baselines --out data/results/baselines.csv
+
+What is finished is kept, and what fails is told; hours in all. `make results` does the whole of it.
+"""
+
+import argparse
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,3 +132,42 @@ def sweep_baselines(root: Path, **how: Any) -> Found:
         cells.append(({"study": "search", "test_accuracy": None}, run))  # a search sees no test figure
     labels, runs = zip(*cells, strict=True)
     return sweep(runs, "report", root, labels=labels, **how)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and do what it asks for; what fails ends it with the sentences and code 1."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("tune", "studies", "baselines"))
+    parser.add_argument("--out", type=Path, required=True, help="results file")
+    parser.add_argument(
+        "--root", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
+    )
+    parser.add_argument("--workers", type=int, help="runs at a time (default: one a core)")
+    parser.add_argument("--method", choices=tuple(studies.SEARCH), help="of tune")
+    parser.add_argument("--prompt-px", nargs="+", type=int, help="of tune and studies: only these widths")
+    parser.add_argument("--studies", nargs="+", help="of studies: only these beside the main grid")
+    parser.add_argument("--datasets", nargs="+", help="of studies: only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
+    args = parser.parse_args(argv)
+    rows: list[Row] = []
+    errors: dict[str, str] = {}
+    if args.what == "studies":
+        keep = {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}
+        errors = sweep_studies(args.out, args.root, tables.read_search("vp"), keep, workers=args.workers)
+    elif args.what == "baselines":
+        rows, errors = sweep_baselines(args.root, workers=args.workers)
+        write_rows(args.out, rows)
+    else:
+        for px in args.prompt_px or [studies.NARROW_PX]:
+            found, failed = search(args.method, px, args.root / "tune", workers=args.workers)
+            rows, errors = rows + found, errors | failed
+            write_rows(args.out, rows)
+        print(tables.to_markdown(tables.search(tables.read_search(args.method, args.out), args.method)))
+    if errors:
+        raise SystemExit("\n".join(f"failed: {name}: {error}" for name, error in errors.items()))
+
+
+if __name__ == "__main__":
+    main()
