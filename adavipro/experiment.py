@@ -138,10 +138,12 @@ class Experiment(Settings):
 
     def folder(self, root: Path | str, key: str | None = None, source: datasets.Source | None = None) -> Path:
         """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
-        source = source or datasets.find(self.dataset)
         size = f"-{self.prompt.prompt_px}px" if self.method in ("vp", "adavipro") else ""
         seed = f"-seed{self.seed}" if "seed" in self.content() else ""
-        return expanded(root) / f"{source.slug}-{self.method}{size}{seed}-{key or self.key(source)}"
+        return (
+            expanded(root)
+            / f"{datasets.slug(self.dataset)}-{self.method}{size}{seed}-{key or self.key(source)}"
+        )
 
 
 # --- Recipes by name ----------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_drawn_split_is_the_one_that_the_shipped_results_are_on(name, split):
     assert len(found) == source.counts[split]
     assert found.labels.unique().tolist() == list(range(len(source.class_names))), "a class is missing"
     assert (found.objects is None) == (name == "textures")
-    assert (source.slug, source.split, source.version) == (name, None, embedded.VERSION)
+    assert (datasets.slug(name), source.split, source.version) == (name, None, embedded.VERSION)
 
 
 def test_every_split_has_its_hash_and_no_two_the_same():

@@ -39,7 +39,7 @@ def names_of(path):
 def test_classes_are_in_plain_order_and_split_60_20_20_within_each(pictures):
     source = datasets.find(f"folder:{pictures}")
     assert source.class_names == ("10", "9", "annual crop")
-    assert (source.slug, source.split) == ("folder-my-images", "dealt 60/20/20")
+    assert (datasets.slug(source.name), source.split) == ("folder-my-images", "dealt 60/20/20")
     assert source.counts == {"train": 12, "val": 4, "test": 4}
     counts = Counter((file.split, file.label) for file in source.listing.files)
     assert counts == {

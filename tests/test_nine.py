@@ -71,7 +71,7 @@ def paths(source, split):
 @pytest.mark.parametrize("name", SPECS)
 def test_our_split_has_every_class_in_every_split_and_no_picture_twice(name, ours):
     source = find(name)
-    assert (source.name, source.slug, source.split) == (name, name, "ours, version 1")
+    assert (source.name, datasets.slug(name), source.split) == (name, name, "ours, version 1")
     assert len(source.class_names) == SPECS[name].classes
     assert len(set.union(*(paths(source, split) for split in SPLITS))) == sum(source.counts.values())
     for split, n in zip(SPLITS, OF_SIX.get(name, (3, 1, 2)), strict=True):

@@ -1,5 +1,6 @@
 """Data sets by name: those that are drawn, the paper's nine, and folders of images. One file a kind."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +17,12 @@ from adavipro.recipe import SettingError
 class Source(Protocol):
     """A data set that was found: listed once, decoded split by split.
 
-    name: as in settings. slug: the name as a part of a file name. class_names: in the order of the labels.
+    name: as in settings. class_names: in the order of the labels.
     counts: images of each split. split: where the splits come from, for results on others cannot be compared; None of
     a drawn one.
     """
 
     name: str
-    slug: str
     class_names: tuple[str, ...]
     counts: Mapping[str, int]
     split: str | None
@@ -40,6 +40,13 @@ def check_name(name: str) -> None:
     if not name.startswith(folders.PREFIX) and name not in embedded.CLASS_NAMES and name not in nine.SPECS:
         known = ", ".join([*embedded.CLASS_NAMES, *nine.SPECS])
         raise SettingError(f"dataset is {name!r}, but the data sets are: {known}, folder:PATH")
+
+
+def slug(name: str) -> str:
+    """A data set's name as a part of a file name."""
+    if not name.startswith(folders.PREFIX):
+        return name
+    return "folder-" + re.sub(r"[^\w.-]+", "-", expanded(name.removeprefix(folders.PREFIX)).resolve().name)
 
 
 def find(name: str) -> Source:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -70,7 +69,6 @@ class ImageFolder:
         self.listing = list_folder(self.path)
         self.class_names = self.listing.class_names
         self.split: str | None = self.listing.split
-        self.slug = "folder-" + re.sub(r"[^\w.-]+", "-", self.path.resolve().name)
         self.counts: Mapping[str, int] = Counter(file.split for file in self.listing.files)
 
     @functools.cached_property

@@ -140,7 +140,7 @@ class Nine:
     """
 
     def __init__(self, name: str, images: Path, class_names: list[str], split: str, rows: Rows) -> None:
-        self.name = self.slug = name
+        self.name = name
         self.images, self.class_names, self.rows = images, tuple(class_names), rows
         self.split: str | None = split
         self.counts: Mapping[str, int] = {part: len(own) for part, own in rows.items()}

@@ -24,7 +24,7 @@ SENSITIVITY: dict[str, list[Any]] = {"epochs": [5, 10], "prompt_start_std": [1.0
 ABLATION_SEEDS = REPORT_SEEDS[:3]
 FEW_SEEDS = REPORT_SEEDS[:2]  # of ablations with many values, and of SENSITIVITY
 STUDIES = ("main", "vp-tuned", *SENSITIVITY, "random_share", *ABLATIONS)
-# What `tools/make_results.py tune` tries for each method: every combination with the first seed, the best of them with the others.
+# What the search tries for each method: every combination with the first seed, the best of them with the others.
 SEARCH: dict[str, dict[str, list[Any]]] = {
     "vp": {"prompt_lr": [1.0, 2.0, 4.0, 8.0, 16.0]},
     "adavipro": {"prompt_lr": [2.0, 4.0, 8.0, 16.0], "generator_lr": [0.1, 0.3]},

@@ -73,8 +73,12 @@ def finished_row(run: Experiment, work: str, folder: Path) -> Row | None:
 
 def row_of(run: Experiment, result: Mapping[str, Any], folder: Path) -> Row:
     """A finished run as a row: what was run, what came out, what it cost."""
-    path = folder / "timing.json"
-    told = {**(json.loads(path.read_text()) if path.exists() else {}), **result}
+    told: Row = {}
+    with contextlib.suppress(
+        OSError, ValueError, TypeError
+    ):  # a damaged side file is no reason to lose a result
+        told |= json.loads((folder / "timing.json").read_text())
+    told |= result
     told |= {"dataset": run.dataset, "method": run.method, "seed": run.seed, "setting": result["picked"]}
     told["prompt_px"] = None if run.method in WITHOUT_PROMPT else run.prompt.prompt_px
     told["versions"] = " ".join(f"{name}={version}" for name, version in result["versions"].items())

@@ -106,9 +106,9 @@ def address() -> Iterator[str]:
 def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, address, tmp_path):
     refused = tmp_path / "refused"
     given = {"wrok": "report", "root": str(refused)}
-    (thread,), wrong = in_threads(
-        1, lambda: cluster.execute(runs.NOTEBOOK, refused, given, "result.json", 120)
-    )
+    asked = f"execute(Path({str(runs.NOTEBOOK)!r}), Path({str(refused)!r}), {given}, 'result.json', 120)"
+    asked = f"from pathlib import Path\nfrom adavipro.sweeps.cluster import execute\nprint({asked})"
+    beside = subprocess.Popen([sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True)
     wanted = {**jobs(tmp_path, *B1), notebook / "no folder": {}}
     found = dict(cluster.execute_all(notebook, wanted, "proof", scheduler=address, limit_s=6))
     assert str(found.pop(notebook / "no folder")).startswith("NotADirectoryError: ")
@@ -118,8 +118,8 @@ def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, a
         (path,) = folder.glob("*.ipynb")
         assert path.match(f"{kept}.ipynb")
         assert "so far" in str(nbformat.read(path, 4)) or folder.name == "killed worker"
-    thread.join()
-    assert "notebook run has no parameter 'wrok': its parameters are work, settings, root" in str(wrong)
+    wrong, _ = beside.communicate()
+    assert "notebook run has no parameter 'wrok': its parameters are work, settings, root" in wrong
     assert [path.name for path in refused.iterdir()] == ["failed.ipynb"]  # before any work
     environment = eval((tmp_path / "done" / "proof").read_text())
     assert environment["CUDA_VISIBLE_DEVICES"] in "56"

@@ -43,7 +43,7 @@ class Drawn:
     version = VERSION
 
     def __init__(self, name: str) -> None:
-        self.name = self.slug = name
+        self.name = name
         self.class_names = CLASS_NAMES[name]
         digits = {"train": 2000, "val": 594, "test": 1000}
         self.counts: Mapping[str, int] = digits if name == "digits" else SIZES
