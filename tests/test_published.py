@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from adavipro.recipe import SettingError
-from adavipro.report import published, results, tables
+from adavipro.report import printing, published, results, tables
 from adavipro.report.results import WITHOUT_PROMPT
 from adavipro.sweeps import grids
 
@@ -61,7 +61,7 @@ def test_a_value_that_no_column_knows_is_refused(column, value):
 
 def test_a_table_is_its_rows_in_order_and_what_is_blank_stays_blank():
     assert published.of_table("6")["value"].tolist() == [32, 56, 70.9]
-    gain = published.of_table("1")["value"].map(tables.cell_text).tolist()
+    gain = published.of_table("1")["value"].map(printing.cell_text).tolist()
     assert gain == ["95.4", "96.8", "", ""]
 
 
@@ -121,7 +121,7 @@ def test_without_runs_every_cell_and_every_published_figure_stands_there_once_wi
     wanted = [
         (m, px) for m in grid.methods for px in ([""] if m in WITHOUT_PROMPT else map(str, grid.prompt_px))
     ]
-    text = lines.map(tables.cell_text)
+    text = lines.map(printing.cell_text)
     cells = text[: len(grid.datasets) * len(wanted) * len(values)]
     found = cells[["dataset", "method", "prompt_px", "value"]].itertuples(index=False, name=None)
     titles = [published.TITLES[name] for name in grid.datasets]
@@ -160,7 +160,7 @@ def test_inside_is_told_before_rounding_and_one_seed_has_no_interval():
 def test_a_figure_that_was_not_read_stays_blank_beside_ours():
     rows = [run("dtd", "zero-shot", None, 0, 0.44), *(run("dtd", "vp", 30, s, 0.5) for s in (0, 1))]
     lines = beside("1", rows)
-    line = the_line(lines.map(tables.cell_text), dataset="DTD", method="vp", quantity="accuracy")
+    line = the_line(lines.map(printing.cell_text), dataset="DTD", method="vp", quantity="accuracy")
     assert [line[c] for c in ("published", "source", "ours", "difference", "inside")] == [
         "",
         "",
@@ -204,7 +204,7 @@ def test_gains_on_all_nine_need_all_nine_and_say_on_how_many_they_hold():
     line = the_line(beside("1", rows), **wanted)
     assert line["ours"].mean == pytest.approx(-2)
     assert line["note"].endswith("figures not read; ours is above 0 on 3 of 9")
-    fewer = beside("1", rows, datasets=NINE[:8]).map(tables.cell_text)
+    fewer = beside("1", rows, datasets=NINE[:8]).map(printing.cell_text)
     assert [the_line(fewer, **wanted)[c] for c in ("ours", "seeds")] == ["", ""]
 
 
@@ -237,7 +237,7 @@ def test_a_fact_waits_for_every_run_that_it_speaks_of():
     for missing in (rows[0], rows[1], rows[-3]):
         line = the_line(beside("2", [r for r in rows if r is not missing]), **wanted)
         assert [str(line["ours"]), line["published"]] == ["", 9]
-    line = the_line(beside("2", rows, seeds=[0, 1, 2]).map(tables.cell_text), **wanted)
+    line = the_line(beside("2", rows, seeds=[0, 1, 2]).map(printing.cell_text), **wanted)
     assert [line["ours"], line["seeds"]] == ["", ""]
     assert the_line(beside("2", rows, seeds=[0]), **wanted)["seeds"] == 1
 
@@ -265,7 +265,7 @@ def test_change_without_edges_is_without_minus_with():
 def test_best_values_are_of_the_data_sets_that_the_fact_speaks_of():
     accuracies = {8: 50, 16: 50, 32: 60, 56: 55, ("ucf101", 56): 99, ("ucf101", 32): 10}
     lines = beside("6", ablation(accuracies))
-    best = lines[lines["quantity"] == "best region_px"].map(tables.cell_text).set_index("dataset")
+    best = lines[lines["quantity"] == "best region_px"].map(printing.cell_text).set_index("dataset")
     assert best["published"].to_dict() == best["ours"].to_dict() == {"": "32", "UCF101": "56"}
     assert set(best[["difference", "inside"]].to_numpy().ravel()) == {""}
     line = the_line(lines, dataset="UCF101", published=70.9)
@@ -283,12 +283,12 @@ def test_table_3_and_width_8_count_parameters():
     rows = [run("cifar10", "linear-probe", None, 0, 0.5, parameters=24111)]
     rows += [run(name, "vp", 30, s, 0.5, parameters=69840) for name in NINE for s in (0, 1)]
     rows += [run(name, "adavipro", 30, s, 0.6, parameters=202706) for name in NINE for s in (0, 1)]
-    told = beside("3", rows).map(tables.cell_text).set_index(["dataset", "method", "quantity"])["ours"]
+    told = beside("3", rows).map(printing.cell_text).set_index(["dataset", "method", "quantity"])["ours"]
     assert told["", "vp", "parameters"] == "0.0698"
     assert told["", "adavipro", "added parameters"] == "0.1329"
     assert told["CIFAR10", "linear-probe", "parameters"] == "0.0241"
     narrow = beside("7", ablation(dict.fromkeys((8, 16, 32, 64), 50), parameters=86448))
-    line = the_line(narrow.map(tables.cell_text), quantity="parameters at width 8")
+    line = the_line(narrow.map(printing.cell_text), quantity="parameters at width 8")
     assert [line[c] for c in ("published", "ours", "difference")] == ["0.09", "0.0864", "-0.0036"]
 
 

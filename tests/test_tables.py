@@ -14,7 +14,7 @@ from adavipro import experiment
 from adavipro.datasets import embedded
 from adavipro.prompts import FramePrompt
 from adavipro.recipe import SettingError
-from adavipro.report import studies, tables
+from adavipro.report import printing, studies, tables
 from adavipro.report.results import BASELINES, CONTROLS, EMBEDDED, Estimate
 from adavipro.where import MaskGenerator
 
@@ -249,7 +249,7 @@ def test_collapsed_runs_are_counted(rows):
 
 def test_methods_that_table_1_does_not_know_come_last_and_a_mean_needs_all_data_sets(rows):
     soft = rows.query("method == 'vp' and dataset == 'digits'").assign(method="soft-masks")
-    table = tables.by_method(pd.concat([soft, rows])).set_index("method").map(tables.cell_text)
+    table = tables.by_method(pd.concat([soft, rows])).set_index("method").map(printing.cell_text)
     assert list(table.index) == [
         "zero-shot",
         "linear probe",

@@ -12,8 +12,8 @@ import pandas as pd
 
 from adavipro.io import data_folder, write_atomically
 from adavipro.recipe import SettingError
+from adavipro.report.printing import to_csv, to_markdown
 from adavipro.report.results import WITHOUT_PROMPT, Estimate, estimate, read_table, spelled
-from adavipro.report.tables import to_csv, to_markdown
 
 if TYPE_CHECKING:
     from adavipro.sweeps.grids import Grid

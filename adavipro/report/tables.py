@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 import statistics
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 import pandas as pd
 
 from adavipro.recipe import SettingError
-from adavipro.report import results, studies
+from adavipro.report import published, results, studies
+from adavipro.report.printing import to_csv as to_csv  # one module to import for a reader's needs
+from adavipro.report.printing import to_latex as to_latex
+from adavipro.report.printing import to_markdown as to_markdown
 from adavipro.report.results import BASELINES, MEAN, Estimate, estimate, means_by_seed, of_studies, summarise
 from adavipro.report.studies import FULL_PX, NARROW_PX
 
@@ -92,8 +94,6 @@ def price(rows: pd.DataFrame) -> pd.DataFrame:
 
     Of runs with one thread, mean over data sets and seeds; prompts at the narrow frame.
     """
-    from adavipro.report import published  # here: it prints with this module
-
     template = published.find(table="3", method="vp", quantity="parameters")
     added = published.find(table="3", method="adavipro", quantity="added parameters")
     told = {"vp": f"{template:g} M", "adavipro": f"VP's + {added:g} M"}
@@ -248,40 +248,3 @@ OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
     **{name: functools.partial(search, method=method) for name, method in SEARCHES.items()},
 }  # fmt: skip
 NAMES = (*OTHERS, *studies.TABLES)
-
-
-def cell_text(cell: Any) -> str:
-    """A cell of a frame for a reader; what is missing is blank."""
-    if isinstance(cell, Estimate | str):
-        return str(cell)
-    if pd.isna(cell):
-        return ""
-    return f"{cell:g}" if isinstance(cell, float) else str(cell)
-
-
-def to_markdown(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table; what is missing is blank."""
-    text = frame.map(lambda cell: cell_text(cell).replace("|", r"\|"))
-    lines = [list(text), ["---"] * text.shape[1], *text.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def to_csv(frame: pd.DataFrame) -> str:
-    """A frame as CSV with every digit; half the interval of estimates has a column of its own, "<name> ci95"."""
-    columns = {}
-    for name, cells in frame.items():
-        columns[name] = [cell.mean if isinstance(cell, Estimate) else cell for cell in cells]
-        halves = [cell.half if isinstance(cell, Estimate) else None for cell in cells]
-        if any(half is not None for half in halves):
-            columns[f"{name} ci95"] = halves
-    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
-
-
-def to_latex(frame: pd.DataFrame) -> str:
-    """A frame as a LaTeX table with booktabs; what is missing is blank."""
-    from tabulate import tabulate
-
-    text = frame.map(cell_text)
-    latex = tabulate(text, "keys", "latex_booktabs", showindex=False, disable_numparse=True)
-    # Signs that LaTeX would not set as they are meant: a minus and a plus-minus.
-    return re.sub(r"(?<= )-(?=\d)", "$-$", latex).replace("±", r"$\pm$") + "\n"
