@@ -15,9 +15,14 @@ PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
 @torch.no_grad()
 def features(classifier: FrozenClassifier, split: Split) -> Tensor:
-    """What the image tower makes of each image of a split, before it is scaled to length 1: (n, d)."""
-    parts = (split.images[part].to(classifier.mean.device) for part in batches(split, EVALUATION_BATCH))
-    return torch.cat([classifier.outputs(classifier.normalise(images)) for images in parts])
+    """What the image tower makes of each image of a split, before it is scaled to length 1: (n, d).
+
+    They lie on the classifier's device; on the CPU where that is Apple's, which has no float64 to fit a probe in.
+    """
+    device = classifier.mean.device
+    parts = (split.images[part].to(device) for part in batches(split, EVALUATION_BATCH))
+    found = torch.cat([classifier.outputs(classifier.normalise(images)) for images in parts])
+    return found.cpu() if device.type == "mps" else found
 
 
 def fit_probe(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:
@@ -62,7 +67,8 @@ class Probe(NamedTuple):
 
     def accuracy(self, classifier: FrozenClassifier, split: Split) -> float:
         """Share of a split's images that it classifies right, by their features of the frozen classifier."""
-        return accuracy_of(self.linear, features(classifier, split), split.labels.to(classifier.mean.device))
+        inputs = features(classifier, split)
+        return accuracy_of(self.linear, inputs, split.labels.to(inputs.device))
 
 
 def linear_probe(classifier: FrozenClassifier, train: Split, val: Split) -> Probe:
