@@ -60,7 +60,7 @@ def test_five_lines_of_the_readme_run_as_printed_and_say_the_same_in_another_pro
     text = (Path(__file__).parent.parent / "README.md").read_text()
     block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "adavipro.fit" in b)
     here, there = block.split("model = adavipro.load(")
-    assert len([line for line in block.splitlines() if line and not line.startswith("import")]) == 5
+    assert len([line for line in block.splitlines() if line and not line.startswith(("import", "#"))]) == 5
     monkeypatch.chdir(tmp_path)
     names = {"network": network(), "train": dataset(40, 1), "val": dataset(20, 2), "test": dataset(30, 3)}
     exec(here, names)
