@@ -10,7 +10,7 @@ import warnings
 from dataclasses import fields
 
 import pytest
-from helpers import draw_image, small_splits, write_notebook
+from helpers import small_splits, write_notebook
 
 from adavipro.__main__ import main
 from adavipro.experiment import GROUPS, preset
@@ -185,20 +185,9 @@ def test_tables_beside_published_figures_have_three_forms(tmp_path, capsys, form
     assert "-12.3" in out.replace("$-$", "-")
 
 
-def test_a_sweep_of_a_table_writes_its_rows_and_tells_what_failed(tmp_path, capfd):
-    for i, name in enumerate(("star", "heart")):
-        for k in range(5):
-            draw_image(tmp_path / "pictures" / name / f"{k}.png", 10 * i + k)
-    table = tmp_path / "own.yaml"
-    table.write_text(
-        f"table: own\nworld: embedded\ndatasets: ['folder:{tmp_path / 'pictures'}']\nmethods: [zero-shot, vp]\n"
-        "prompt_px: [8]\nseeds: [0]\nvalues:\n  prompt_lr: [1.0e+30]\n"
-    )
-    root = tmp_path / "runs"
-    err = fails(["sweep", table, "--root", root, "--workers", "2"], capfd, code=1)
-    assert re.search(r"failed: .*-vp-8px-.*not finite", err)
-    with (root / "tables" / "own.csv").open(newline="") as file:
-        assert [row["method"] for row in csv.DictReader(file)] == ["zero-shot"]
+def test_a_sweep_that_cannot_be_is_one_line_on_stderr(tmp_path, capfd):
+    assert "nothing.yaml cannot be read as a table" in fails(["sweep", tmp_path / "nothing.yaml"], capfd)
+    assert "--limit is 0 minutes" in fails(["sweep", "tables/table1.yaml", "--limit", "0"], capfd)
 
 
 def test_reproduce_runs_the_series_says_where_the_figures_are_and_fails_with_a_failed_one(

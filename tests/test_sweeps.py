@@ -16,6 +16,7 @@ import yaml
 from helpers import draw_splits, small_splits, tiny
 
 from adavipro import experiment
+from adavipro.__main__ import main
 from adavipro.recipe import SettingError
 from adavipro.report import results
 from adavipro.sweeps import cluster, grids, runs
@@ -76,7 +77,7 @@ def listening(process: psutil.Process) -> set[str]:
     return found
 
 
-def test_a_table_runs_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatch):
+def test_a_table_runs_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatch, capsys):
     """One sweep for many checks: rows, errors, files, and that calling it again repeats nothing."""
     pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
     root, out, before = tmp_path / "runs", tmp_path / "tables" / "own.csv", dict(os.environ)
@@ -120,6 +121,16 @@ def test_a_table_runs_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatc
     monkeypatch.setattr(cluster, "cluster", None)  # a finished grid starts none
     assert grids.sweep_table(grid.narrowed({"methods": ["linear-probe"]}), root) == (rows, {})
     assert times() == made
+
+    table = tmp_path / "own.yaml"
+    table.write_text(
+        f"table: own\nworld: embedded\ndatasets: ['{pictures}']\nmethods: [linear-probe, vp]\nprompt_px: [8]\n"
+        "seeds: [3]\n"
+    )
+    main(["sweep", str(table), "--methods", "linear-probe", "--root", str(root)])
+    written = root / "tables" / "own.csv"
+    assert capsys.readouterr().out == f"{written}\n"
+    assert results.read(written)["key"].tolist() == [row["key"]]
 
 
 def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_them(tmp_path, monkeypatch):

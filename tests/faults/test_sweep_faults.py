@@ -245,7 +245,9 @@ def test_b2_a_lost_scheduler_and_lost_workers_end_the_sweep_with_what_is_kept(
         worker.wait()
         kernel.wait(20)
 
-        monkeypatch.setattr(cluster, "PATIENCE_S", 20)  # a scheduler that dies may be seen without workers first
+        monkeypatch.setattr(
+            cluster, "PATIENCE_S", 20
+        )  # a scheduler that dies may be seen without workers first
         worker = work()
         (thread,), found = in_threads(1, sweep(tmp_path / "b"))
         kernel = kernel_of(tmp_path / "b" / "sleep")
