@@ -42,8 +42,8 @@ class _Explorer:
         """Draw, unless paused."""
         if not self.paused:
             with _DRAWING:
-                figure, self.line.value = self.draw()
-                self.image.value = _png(figure)
+                figure, line = self.draw()
+                self.image.value, self.line.value = _png(figure), line  # the line when its picture is there
 
     def under(self, *controls: w.Widget) -> w.VBox:
         """Put the picture and its line under a row of controls."""
