@@ -2,10 +2,8 @@
 
 import hashlib
 import importlib.metadata
-import json
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,10 +31,18 @@ from adavipro.recipe import (
     steps_an_epoch,
     warmup_length,
 )
+from adavipro.report.kept import read_json
 
 METHODS = ("zero-shot", "vp", "adavipro", "linear-probe", "fine-tune")
 BASELINES = ("linear-probe", "fine-tune")  # what prompts stand beside
-RESULT, PROMPT = "result.json", "prompt.safetensors"
+RESULT, PROMPT, TIMING = "result.json", "prompt.safetensors", "timing.json"
+FILES = (
+    RESULT,
+    PROMPT,
+    TIMING,
+    baselines.FILE,
+    *"config.json metrics.csv lock failed.json validated.json".split(),
+)
 # What result.json holds of every run, beside its key and settings; None where a method has no such thing.
 MEASURES: dict[str, Any] = {
     "val_accuracy": float | None, "test_accuracy": float, "share_on": float | None, "mask_diversity": float | None,
@@ -274,21 +280,14 @@ def read_result(experiment: Experiment, root: Path | str) -> dict[str, Any] | No
 
 def read_folder(folder: Path, key: str) -> dict[str, Any] | None:
     """The result of the finished run with a key, from its folder; see `read_result`."""
-    try:
-        result = json.loads((folder / RESULT).read_bytes())
-        found = {"key": result["key"] == key, "settings": isinstance(result["settings"], dict)}
-        found |= {name: isinstance(result[name], kind) for name, kind in MEASURES.items()}
-        wrong = [name for name, right in found.items() if not right]
-        told = f"{', '.join(wrong)} is not what it must be" if wrong else ""
-    except FileNotFoundError:
-        return None
-    except LookupError as error:
-        told = f"{error} is missing"
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        told = str(error)
-    if told:
-        warnings.warn(f"{folder / RESULT} is damaged and counts as not there: {told}", stacklevel=3)
-    return None if told else result
+    kinds = {"settings": dict, "versions": dict, "split": str | None, **MEASURES}
+    return read_json(folder / RESULT, kinds, key, 1 + 1e-6)  # sums are as exact as float32
+
+
+def check_files(folder: Path) -> None:
+    """Raise a SettingError where a folder stands in the place of a run's file, which could not be written."""
+    if wrong := [name for name in FILES if (folder / name).is_dir()]:
+        raise SettingError(f"{', '.join(wrong)} in {folder} must be a file, but is a folder: move it away")
 
 
 def _prepare(
@@ -299,6 +298,7 @@ def _prepare(
         raise checkpoints.CheckpointError(
             f"there is no checkpoint in {folder / 'checkpoints'} to resume from: start the run without asking to resume"
         )
+    check_files(folder)
     e = experiment
     classifier = models.load(e.network, source.class_names, device)
     method = None
@@ -415,7 +415,7 @@ def _write_timing(folder: Path, seconds: float | None, device: str) -> None:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
-    write_json(folder / "timing.json", timing)
+    write_json(folder / TIMING, timing)
 
 
 def peak_memory_mb(device: str = "cpu") -> int | None:

@@ -463,8 +463,9 @@ def test_watch_of_an_interrupted_run_sees_every_epoch_once_and_none_of_a_finishe
     [
         (b"", "Expecting value"),
         (b'{"key": ', "Expecting value"),
-        (b"[]", "indices"),
-        (b"null", "not subscriptable"),
+        (b"[]", "it holds no names with values"),
+        (b"null", "it holds no names with values"),
+        (b"\0\0", "Expecting value"),
         (b"\xff", "decode"),
         (b"[" * 100_000, "recursion"),
         (lambda r: r.pop("key"), "'key' is missing"),
@@ -475,6 +476,12 @@ def test_watch_of_an_interrupted_run_sees_every_epoch_once_and_none_of_a_finishe
         (lambda r: r.update(test_accuracy=None, steps=1.5), "test_accuracy, steps is not what it must be"),
         (lambda r: r.update(settings=[1]), "settings is not what it must be"),
         (lambda r: r.update(share_on={"a": 1}), "share_on is not what it must be"),
+        (
+            lambda r: r.update(test_accuracy=75.0, val_accuracy=-0.5),
+            "val_accuracy, test_accuracy is not what",
+        ),
+        (lambda r: r.update(test_accuracy=float("nan"), steps=-1), "test_accuracy, steps is not what"),
+        (lambda r: r.update(parameters=True, versions="1.0"), "versions, parameters is not what"),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -509,6 +516,19 @@ def test_damaged_side_file_of_a_finished_run_changes_nothing(finished, tmp_path,
         (folder / name).write_bytes(content)
     assert experiment.run(run, tmp_path) == experiment.read_result(run, tmp_path) == result
     experiment.restore(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*result.json is damaged")
+@pytest.mark.parametrize("name", experiment.FILES)
+def test_folder_in_the_place_of_a_file_is_told_before_any_work(finished, tmp_path, monkeypatch, name):
+    run, root, _ = finished
+    folder = shutil.copytree(run.folder(root), run.folder(tmp_path))
+    for file in (name, "result.json"):
+        (folder / file).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    monkeypatch.setattr(experiment.models, "load", no_work)
+    with pytest.raises(SettingError, match=rf"^{name} in .* must be a file, but is a folder: move it away$"):
+        experiment.run(run, tmp_path, progress_bar=False)
 
 
 # --- Back from a folder alone -------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The series runner on small notebooks of its own: what is finished, what failed, what is kept."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -32,10 +34,16 @@ def test_a_finished_notebook_is_kept_and_a_changed_one_runs_again(tmp_path):
     assert "seed = 3" in "".join(c.source for c in executed.cells)
     assert series.rerun(notebook, tmp_path / "runs", {"seed": 3}) == (folder, None)
     assert log.read_text() == "x"
+    for damaged in (b"{}", b"[]", b"null", b"", b"\xff", b"\0", b"[" * 100_000):
+        (folder / "result.json").write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"result\.json is damaged and counts as not there: "):
+            assert not series.finished(folder)
+    with pytest.warns(UserWarning, match=r"result\.json is damaged"):
+        assert series.rerun(notebook, tmp_path / "runs", {"seed": 3}) == (folder, None)
+    assert series.finished(folder)
+    assert log.read_text() == "xx"
     changed = write(tmp_path, "00_fine", FINISH, "pass")
     assert series.key(changed, {"seed": 3}) not in folder.name
-    (folder / "result.json").write_text("{}")
-    assert not series.finished(folder)
 
 
 def test_outputs_do_not_change_a_notebooks_key(tmp_path):
@@ -81,9 +89,44 @@ def test_a_kernel_that_was_killed_after_the_result_is_a_failure(tmp_path):
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     notebook = write(tmp_path, "00_late", FINISH, kill)
     folder, error = series.rerun(notebook, tmp_path / "runs", {})
-    assert error
+    assert error == "its kernel died: it was killed, or memory ran out"
     assert (folder / "result.json").exists()
     assert not series.finished(folder)
+    assert (tmp_path / "runs" / "log").read_text() == "xx"  # it was tried twice
+
+
+def test_a_kernel_that_was_killed_once_is_started_again(tmp_path):
+    kill = """
+import os, pathlib, signal
+begun = pathlib.Path(out, "begun")
+if not begun.exists():
+    begun.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    folder, error = series.rerun(write(tmp_path, "00_fine", kill, FINISH), tmp_path / "runs", {})
+    assert error is None
+    assert series.finished(folder)
+    assert not (folder / "failed.ipynb").exists()
+
+
+# What another process does: it reproduces a notebook at the same time.
+DRIVE = """
+import sys
+from pathlib import Path
+from adavipro.lessons import series
+print(series.rerun(Path(sys.argv[1]), Path(sys.argv[2]), {}))
+"""
+
+
+def test_of_two_processes_one_waits_and_takes_what_the_other_has_finished(tmp_path):
+    notebook, runs = write(tmp_path, "00_slow", "import time; time.sleep(2)", FINISH), tmp_path / "runs"
+    command = [sys.executable, "-c", DRIVE, notebook, runs]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    folder = runs / "notebooks" / f"00_slow-{series.key(notebook, {})}"
+    assert told == 2 * [f"{(folder, None)}\n"]
+    assert (runs / "log").read_text() == "x"
+    assert series.finished(folder)
 
 
 def test_data_that_ship_are_part_of_the_key(tmp_path, monkeypatch):

@@ -182,6 +182,48 @@ def test_a_run_is_validated_without_the_test_split(tmp_path, monkeypatch):
         runs.work_on(run, "reprot", tmp_path, "cpu")
 
 
+DAMAGE = [b"", b"[]", b'"x"', b"null", b"\0\0", b"[" * 100_000, b"\xff", b'{"seconds": "5"}', None]
+
+
+def damage(file: Path, content: bytes | None) -> None:
+    file.unlink(missing_ok=True)
+    file.mkdir() if content is None else file.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=lambda content: str(content)[:12])
+def test_damaged_side_files_lose_no_row_and_make_none(tmp_path, content):
+    run, searched = tiny("zero-shot"), tiny("vp", epochs=1)
+    with small_splits():
+        experiment.run(run, tmp_path)
+        runs.work_on(searched, "validate", tmp_path, "cpu")
+    row = runs.finished_row(run, "report", run.folder(tmp_path))
+    damage(run.folder(tmp_path) / "timing.json", content)
+    with pytest.warns(UserWarning, match=r"timing\.json is damaged and counts as not there"):
+        damaged = runs.finished_row(run, "report", run.folder(tmp_path))
+    assert damaged == row | {"seconds": None, "memory_mb": None, "device": None}
+    damage(searched.folder(tmp_path) / "validated.json", content)
+    with pytest.warns(UserWarning, match=r"validated\.json is damaged and counts as not there"):
+        assert runs.finished_row(searched, "validate", searched.folder(tmp_path)) is None
+
+
+def test_row_of_a_search_has_the_settings_of_its_run_whatever_its_file_says(tmp_path):
+    run = tiny("vp", epochs=1)
+    with small_splits():
+        row = runs.work_on(run, "validate", tmp_path, "cpu")
+    file = run.folder(tmp_path) / "validated.json"
+    file.write_text(json.dumps(row | {"prompt_lr": 16.0, "seed": 7}))
+    assert runs.finished_row(run, "validate", file.parent) == row
+
+
+def test_folder_in_the_place_of_a_file_stops_a_sweep_before_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "execute_all", None)
+    (tiny("vp").folder(tmp_path) / "failed.json").mkdir(parents=True)
+    with pytest.raises(
+        SettingError, match=r"^failed\.json in .* must be a file, but is a folder: move it away$"
+    ):
+        runs.sweep([tiny("zero-shot"), tiny("vp")], "report", tmp_path)
+
+
 # --- Slurm ----------------------------------------------------------------------------------------------------------
 
 # As far as it is needed here: a job is a process group, and its script is copied when it is handed in.

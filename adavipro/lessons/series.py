@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
-from adavipro.io import canonical_json, data_folder
+from adavipro.io import canonical_json, data_folder, expanded
+from adavipro.report.kept import read_json
 from adavipro.sweeps import cluster
 
 MODULE = Path(__file__).parents[1]
@@ -50,25 +52,25 @@ def key(notebook: Path, parameters: dict[str, Any]) -> str:
 
 def finished(folder: Path) -> bool:
     """Whether a notebook ran to its end: result.json with this folder's key, and the executed notebook."""
-    try:
-        result = json.loads((folder / "result.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return result.get("key") == folder.name and (folder / cluster.DONE).exists()
+    return read_json(folder / "result.json", {}, folder.name) is not None and (folder / cluster.DONE).exists()
 
 
 def rerun(notebook: Path, runs: Path, parameters: dict[str, Any]) -> tuple[Path, str | None]:
     """Execute a notebook with papermill into <runs>/notebooks/<name>-<key>/, unless that is finished.
 
-    Returns the folder, and None or one line of what went wrong. What a failed one left stays as failed.ipynb.
+    Returns the folder, and None or one line of what went wrong. What a failed one left stays as failed.ipynb. Of two
+    processes that are asked for the same, the second waits, and repeats nothing that the first has finished.
     """
-    folder = runs.resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
-    if finished(folder):
-        return folder, None
-    for name in ("result.json", cluster.DONE):
-        (folder / name).unlink(missing_ok=True)
-    given = {**parameters, "runs": str(runs.resolve()), "out": str(folder)}
-    return folder, cluster.execute(notebook, folder, given, "result.json", LIMIT_S)
+    runs = expanded(runs).resolve()
+    folder = runs / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if finished(folder):
+            return folder, None
+        for name in ("result.json", cluster.DONE):
+            (folder / name).unlink(missing_ok=True)
+        given = {**parameters, "runs": str(runs), "out": str(folder)}
+        return folder, cluster.execute(notebook, folder, given, "result.json", LIMIT_S)
 
 
 def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Path, str | None]:

@@ -18,6 +18,7 @@ CONNECT_S = 15.0  # for a scheduler to answer
 PATIENCE_S = 60.0  # without any worker, before a sweep gives up; one that is killed is back in seconds
 POLL_S = 1.0
 DIED = "its worker died again and again: it was killed, or memory ran out"
+KERNEL_DIED = "its kernel died: it was killed, or memory ran out"
 DONE, FAILED = "notebook.ipynb", "failed.ipynb"
 
 
@@ -32,7 +33,8 @@ def execute(
     """Execute a notebook into <folder>/notebook.ipynb. Returns None where it is done, or one line of what went wrong.
 
     Done is no error and the file `proof`: papermill alone takes `exit()` in a cell for a success. What a run that
-    failed left stays as failed.ipynb. The kernel ends when this process does, however that ends.
+    failed left stays as failed.ipynb. A run whose kernel dies is done again, once. The kernel ends when this process
+    does, however that ends.
 
     Args:
         proof: name of the file that the notebook writes into the folder, last.
@@ -49,19 +51,28 @@ def execute(
     for left in folder.glob("running-*.ipynb"):  # of a worker that died; a run that is at it writes it again
         left.unlink(missing_ok=True)
     running, done = folder / f"running-{os.getpid()}.ipynb", False
+
+    def once() -> str | None:
+        try:
+            papermill.execute_notebook(
+                notebook, running, dict(parameters), kernel_name="python3", progress_bar=False, cwd=cwd,
+                timeout_func=limit_s and (lambda cell: max(0.1, end - time.monotonic())),
+                extra_arguments=["--log-level=50"],  # of the kernel itself, to the terminal
+            )  # fmt: skip
+        except CellTimeoutError:
+            return f"stopped after {limit_s:.0f} s"
+        except Exception as error:  # a cell's own, a dead kernel, a full disk
+            if isinstance(error, RuntimeError) and str(error).startswith("Kernel died"):
+                return KERNEL_DIED
+            name, told = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+            return " ".join(f"{name}: {told}".split())
+        return None if (folder / proof).exists() else f"ended without {proof}: a cell left it"
+
     try:
-        papermill.execute_notebook(
-            notebook, running, dict(parameters), kernel_name="python3", progress_bar=False, cwd=cwd,
-            timeout_func=limit_s and (lambda cell: max(0.1, end - time.monotonic())),
-            extra_arguments=["--log-level=50"],  # of the kernel itself, to the terminal
-        )  # fmt: skip
-        done = (folder / proof).exists()
-        wrong = None if done else f"ended without {proof}: a cell left it"
-    except CellTimeoutError:
-        wrong = f"stopped after {limit_s:.0f} s"
-    except Exception as error:  # a cell's own, a dead kernel, a full disk
-        name, told = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-        wrong = " ".join(f"{name}: {told}".split())
+        wrong = once()
+        if wrong == KERNEL_DIED:
+            wrong = once()
+        done = wrong is None
     finally:
         if running.exists():
             running.replace(folder / (DONE if done else FAILED))

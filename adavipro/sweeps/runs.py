@@ -1,7 +1,6 @@
 """Many runs: what is finished is kept, what failed is recorded, the rest goes on."""
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,10 @@ from tqdm.auto import tqdm
 
 from adavipro import datasets, experiment
 from adavipro.experiment import Experiment
-from adavipro.io import canonical_json, shipped, write_atomically, write_json
+from adavipro.io import canonical_json, expanded, shipped, write_atomically, write_json
 from adavipro.recipe import SettingError
 from adavipro.report import studies
+from adavipro.report.kept import read_json
 from adavipro.report.results import WITHOUT_PROMPT
 from adavipro.sweeps import cluster
 
@@ -47,9 +47,8 @@ def work_on(run: Experiment, work: str, root: Path, device: str) -> Row:
     if (done := finished_row(run, work, folder)) is not None:
         return done
     progress = experiment.validate(run, root, device)
-    best, names = progress.history[progress.best_epoch], ("dataset", "method", "prompt_px", "seed")
-    row = {name: run.flat()[name] for name in (*names, *studies.SEARCH[run.method])}
-    row |= {"val_accuracy": progress.best_accuracy, "last_val_accuracy": progress.history[-1]["val_accuracy"]}
+    best, last = progress.history[progress.best_epoch], progress.history[-1]["val_accuracy"]
+    row = {**_named(run), "val_accuracy": progress.best_accuracy, "last_val_accuracy": last}
     row |= {"share_on": best["share_on"], "mask_diversity": best["mask_diversity"], "key": _key(folder)}
     write_json(folder / PROOFS[work], row)
     return row
@@ -64,21 +63,24 @@ def finished_row(run: Experiment, work: str, folder: Path) -> Row | None:
     if work == "report":
         result = experiment.read_folder(folder, _key(folder))
         return None if result is None else row_of(run, result, folder)
-    try:
-        row = json.loads((folder / PROOFS[work]).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return row if isinstance(row, dict) and row.get("key") == _key(folder) else None
+    kinds = {name: experiment.MEASURES[name] for name in ("share_on", "mask_diversity")}
+    kinds |= {"val_accuracy": float, "last_val_accuracy": float}
+    row: Row | None = read_json(folder / PROOFS[work], kinds, _key(folder), 1 + 1e-6)
+    return None if row is None else row | _named(run)
 
 
-def row_of(run: Experiment, result: Mapping[str, Any], folder: Path) -> Row:
+def _named(run: Experiment) -> Row:
+    """What tells a run of a search apart."""
+    return {
+        name: run.flat()[name]
+        for name in ("dataset", "method", "prompt_px", "seed", *studies.SEARCH[run.method])
+    }
+
+
+def row_of(run: Experiment, result: Row, folder: Path) -> Row:
     """A finished run as a row: what was run, what came out, what it cost."""
-    told: Row = {}
-    with contextlib.suppress(
-        OSError, ValueError, TypeError
-    ):  # a damaged side file is no reason to lose a result
-        told |= json.loads((folder / "timing.json").read_text())
-    told |= result
+    kinds = {"seconds": float | None, "memory_mb": int | None, "device": str}
+    told = (read_json(folder / experiment.TIMING, kinds) or {}) | result
     told |= {"dataset": run.dataset, "method": run.method, "seed": run.seed, "setting": result["picked"]}
     told["prompt_px"] = None if run.method in WITHOUT_PROMPT else run.prompt.prompt_px
     told["versions"] = " ".join(f"{name}={version}" for name, version in result["versions"].items())
@@ -111,11 +113,13 @@ def sweep(
     Raises:
         SettingError: if there is no cluster to run on, or it is lost.
     """
-    root = root.resolve()
+    root = expanded(root).resolve()
     sources = {name: datasets.find(name) for name in {run.dataset for run in runs}}
     folders = [run.folder(root, None, sources[run.dataset]) for run in runs]
     of = dict(zip(folders, runs, strict=True))
     rows = {folder: finished_row(run, work, folder) for folder, run in of.items()}
+    for folder in folders:
+        experiment.check_files(folder)
     given, errors = {"work": work, "root": str(root), "device": device}, {}
     todo = {
         folder: {"settings": canonical_json(of[folder].content()), **given}
