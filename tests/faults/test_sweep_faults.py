@@ -46,7 +46,7 @@ if end == "killed worker": os.kill(os.getppid(), 9)
 B1 = {
     "done": None,
     "error": "ValueError: the sentence",
-    "killed kernel": "DeadKernelError: Kernel died",
+    "killed kernel": "its kernel died: it was killed, or memory ran out",
     "timeout": "stopped after 6 s",
     "exit": "ended without proof: a cell left it",
     "killed worker": "its worker died again and again: it was killed, or memory ran out",
