@@ -3,9 +3,12 @@
 import contextlib
 import json
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -13,7 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from helpers import draw_splits, small_splits, tiny
+from helpers import draw_splits, small_splits, tiny, write_notebook
 
 from adavipro import experiment
 from adavipro.__main__ import main
@@ -63,6 +66,50 @@ def test_without_a_scheduler_one_sentence_says_what_to_do(monkeypatch):
         list(cluster.execute_all(runs.NOTEBOOK, jobs, "proof", scheduler="tcp://127.0.0.1:1"))
     with pytest.raises(SettingError, match=r"workers is 2, but the cluster at tcp://127.0.0.1:1 has its own"):
         list(cluster.execute_all(runs.NOTEBOOK, jobs, "proof", workers=2, scheduler="tcp://127.0.0.1:1"))
+
+
+# What another process does: one run on a cluster that is there already.
+DRIVE = """
+import sys
+from pathlib import Path
+from adavipro.recipe import SettingError
+from adavipro.sweeps import cluster
+
+notebook, folder, address = sys.argv[1:]
+try:
+    list(cluster.execute_all(Path(notebook), {Path(folder): {"out": folder}}, "proof", scheduler=address))
+except SettingError as error:
+    print(error)
+"""
+
+
+def test_a_scheduler_that_is_killed_is_one_sentence_and_no_line_of_dasks(tmp_path):
+    begin = "import pathlib, time\npathlib.Path(out, 'begun').touch()\ntime.sleep(600)"
+    notebook, folder = write_notebook(tmp_path / "long.ipynb", "out = None", begin), tmp_path / "run"
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+    dask = Path(sys.executable).with_name("dask")
+    own = ["--host", "127.0.0.1", "--no-dashboard"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([dask, "scheduler", *own, "--port", address.rpartition(":")[2]], **quiet)
+    worker = subprocess.Popen([dask, "worker", address, *own, "--nthreads", "1"], **quiet)
+    command = [sys.executable, "-c", DRIVE, notebook, folder, address]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while not (folder / "begun").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        scheduler.kill()
+        told, beside = sweep.communicate(timeout=60)
+    finally:
+        for process in (sweep, worker, scheduler):
+            process.kill()
+            process.wait(20)
+    kept = "0 of 1 runs have ended and are kept, start it again for the others"
+    assert told == f"the Dask scheduler does not answer any more: {kept}\n"
+    assert re.fullmatch(r"watch the runs at \S+\n", beside)
 
 
 # --- Runs -----------------------------------------------------------------------------------------------------------

@@ -158,6 +158,7 @@ def execute_all(
         return
     try:
         from distributed import CancelledError, Client, KilledWorker, wait
+        from distributed.utils import silence_logging_cmgr
     except ImportError:
         told = "sweeps run on Dask, which is not installed: pip install 'adavipro[sweeps]'"
         raise SettingError(told) from None
@@ -165,6 +166,8 @@ def execute_all(
         told = f"but the cluster at {scheduler} has its own: leave it out"
         raise SettingError(f"workers is {workers}, {told}")
     with contextlib.ExitStack() as stack:
+        for logger in ("distributed", "distributed.client", "tornado.application"):
+            stack.enter_context(silence_logging_cmgr(logging.CRITICAL, logger))
         address = scheduler or stack.enter_context(cluster(shares(workers, device)[: len(jobs)]))
         try:
             client = stack.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
@@ -192,7 +195,9 @@ def execute_all(
                         told = f"{type(broken).__name__}: {broken}" if broken else future.result(CONNECT_S)
                         future.release()  # else it would be done again when the worker that holds it dies
                         done.append((futures.pop(future), DIED if isinstance(broken, KilledWorker) else told))
-            except (OSError, CancelledError):
+            except Exception as error:  # Dask raises several kinds once its scheduler is gone
+                if client.status == "running" and not isinstance(error, OSError | CancelledError):
+                    raise
                 wrong = "the Dask scheduler does not answer any more"
             if time.monotonic() - seen > PATIENCE_S:
                 wrong = f"the Dask cluster has had no worker for {PATIENCE_S:.0f} s"
