@@ -15,21 +15,26 @@ BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.
 FIRST = "00_start_here"  # the notebook that the README's badge opens
 MARKED = re.compile(r"(<!-- badges -->\n).*?(<!-- end badges -->\n)", re.DOTALL)
 SETUP = """\
-# On Colab this installs what is not there yet, and never touches torch. Elsewhere it does nothing.
-import importlib.util
-import shlex
+# On Colab this installs what is not there yet or does not fit, and never touches torch. Elsewhere it does nothing.
 import sys
+from importlib import metadata, util
 
 needed = {{
-    "adavipro": "git+{repository}@v{version}",
+    "adavipro": "adavipro @ git+{repository}@v{version}",
     "open_clip": "{open_clip}",
-    "timm": "timm",
+    "timm": "{timm}",
     "ftfy": "ftfy",
 }}
 if "google.colab" in sys.modules:
+    from packaging.requirements import Requirement
     from torch import __version__ as torch_version
 
-    missing = shlex.join(needed[module] for module in needed if not importlib.util.find_spec(module))
+    there, missing = {{found.name for found in metadata.distributions()}}, ""
+    for module, line in needed.items():
+        need, spec = Requirement(line), util.find_spec(module)
+        sound = spec and spec.origin and need.name in there  # a clone's folder has no origin
+        if not sound or metadata.version(need.name) not in need.specifier:
+            missing += f" '{{line}}'"
     if missing:
         %pip install -q --no-deps {{missing}}
     if [int(part) for part in torch_version.split(".")[:2]] < {least}:
@@ -43,6 +48,7 @@ class Project:
     repository: str
     version: str
     open_clip: str
+    timm: str
     torch: str
 
     def badge(self, stem: str) -> str:
@@ -62,7 +68,9 @@ def read_project(top: Path) -> Project:
     told = tomllib.loads((top / "pyproject.toml").read_text())["project"]
     needs = {Requirement(line).name: line for line in told["dependencies"]}
     (least,) = [s.version for s in Requirement(needs["torch"]).specifier if s.operator == ">="]
-    return Project(told["urls"]["Repository"], told["version"], needs["open_clip_torch"], least)
+    return Project(
+        told["urls"]["Repository"], told["version"], needs["open_clip_torch"], needs["timm"], least
+    )
 
 
 def stamped(notebook: NotebookNode, stem: str, project: Project) -> NotebookNode:

@@ -13,7 +13,9 @@ TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "docs"))
 links, publish, rules, stamps = map(importlib.import_module, ("links", "publish", "rules", "stamps"))
 
-PROJECT = stamps.Project("https://github.com/someone/thing", "1.2.3", "open_clip_torch>=3.2,<4", "2.10")
+PROJECT = stamps.Project(
+    "https://github.com/someone/thing", "1.2.3", "open_clip_torch>=3.2,<4", "timm>=1.0.9", "2.10"
+)
 VIEW = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "IntSlider(value=0)"}
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 Change = Callable[[NotebookNode], None]

@@ -29,13 +29,18 @@ def test_this_environment_is_in_order(installed):
     install.require()
     installed["papermill"] = None  # tools of the notebooks are the reader's choice
     install.require()
+    installed["papermill"] = "2.5.0"  # but what is there must fit
+    with pytest.raises(
+        EnvironmentProblem, match=r"papermill is 2\.5\.0, needed >=2\.6: pip install 'papermill>=2\.6'"
+    ):
+        install.require()
 
 
 @pytest.mark.parametrize(
     ("name", "version", "told"),
     [
         ("torch", "2.9.1", "torch is 2.9.1, needed >=2.10: pip install 'torch>=2.10'"),
-        ("tqdm", None, "tqdm is missing, needed any: pip install 'tqdm'"),
+        ("tqdm", None, "tqdm is missing, needed >=4.64: pip install 'tqdm>=4.64'"),
         ("timm", "0.6.13", "timm is 0.6.13, needed >=1.0.9: pip install 'timm>=1.0.9'"),
         ("pillow", "9.5.0", "pillow is 9.5.0, needed >=10.1: pip install 'pillow>=10.1'"),
     ],

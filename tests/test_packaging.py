@@ -49,6 +49,12 @@ def test_constraints_pin_every_direct_dependency_to_a_version_that_it_allows():
         assert pin.version in requirement.specifier, name
 
 
+def test_every_direct_dependency_says_from_which_version_on():
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    unbound = [r.name for r in map(Requirement, lines) if all(s.operator != ">=" for s in r.specifier)]
+    assert unbound == []
+
+
 def test_constraints_leave_the_gpu_packages_to_torch():
     assert not [name for name in constraints() if name.startswith(("cuda-", "nvidia-", "triton"))]
 

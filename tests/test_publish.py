@@ -5,12 +5,13 @@ import copy
 import io
 import json
 import shutil
+import subprocess
 import sys
-import types
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import packaging
 import pytest
 import torch
 from nbformat import NotebookNode
@@ -40,7 +41,7 @@ def test_stamping_twice_changes_nothing_and_a_new_version_changes_both_stamps():
     once = sample()
     assert stamps.stamped(once, "01_why", PROJECT) == once
     newer = stamps.stamped(
-        once, "01_why", stamps.Project(PROJECT.repository, "2.0", "open_clip_torch", "3.1")
+        once, "01_why", stamps.Project(PROJECT.repository, "2.0", "open_clip_torch", "timm", "3.1")
     )
     assert len(newer.cells) == len(once.cells)
     assert "/blob/v2.0/notebooks/01_why.ipynb" in newer.cells[0].source
@@ -64,53 +65,78 @@ def test_readme_without_a_place_for_badges_is_refused():
         stamps.stamped_readme("no markers", PROJECT)
 
 
-class Shell:
-    """Runs the Colab cell as IPython would, and records what it asks pip for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def run_line_magic(self, name: str, line: str) -> None:
-        self.asked.append(f"{name} {line}")
+# What Colab has, by module: its distribution and version.
+FITTING = {
+    "adavipro": "adavipro 1.2.3",
+    "open_clip": "open_clip_torch 3.3.0",
+    "timm": "timm 1.0.20",
+    "ftfy": "ftfy 6.3",
+}
+# Runs the cell as IPython would in a folder of the reader's, and tells what it asks pip for.
+COLAB = """
+import sys, types
+site, source, on_colab = sys.argv[1:]
+sys.path[:0] = ["", site]
+if on_colab == "True":
+    sys.modules |= {name: types.ModuleType(name) for name in ("google", "google.colab")}
+exec(source.replace("%pip install -q --no-deps {missing}", "print('pip' + missing)"))
+"""
 
 
 def run_setup(
-    monkeypatch: pytest.MonkeyPatch, missing: set[str], torch_version: str, colab: bool
-) -> list[str]:
-    """What the cell installs where these modules are missing."""
-    shell = Shell()
-    source = PROJECT.setup().replace(
-        "%pip install -q --no-deps {missing}", "shell.run_line_magic('pip', missing)"
+    top: Path, found: dict[str, str], torch_version: str = "2.11.0+cu128", colab: bool = True
+) -> str:
+    """What the cell prints, and asks pip for, where these modules are installed and nothing else."""
+    site = top / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    for module, name, version in ((module, *told.split()) for module, told in found.items()):
+        (site / module).mkdir(parents=True)
+        (site / module / "__init__.py").touch()
+        about = site / f"{name}-{version}.dist-info" / "METADATA"
+        about.parent.mkdir()
+        about.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / "torch").mkdir(parents=True)
+    (site / "torch" / "__init__.py").write_text(f"__version__ = {torch_version!r}")
+    (site / "packaging").symlink_to(Path(packaging.__file__).parent)
+    command = [sys.executable, "-I", "-S", "-c", COLAB, str(site), PROJECT.setup(), str(colab)]
+    return subprocess.run(command, cwd=top, capture_output=True, text=True, check=True).stdout
+
+
+def test_colab_cell_does_nothing_elsewhere(tmp_path):
+    assert run_setup(tmp_path, {}, "1.0", colab=False) == ""
+
+
+def test_colab_cell_installs_only_what_is_missing_or_does_not_fit_and_never_torch(tmp_path):
+    assert run_setup(tmp_path, FITTING) == ""
+    lines = [
+        "'adavipro @ git+https://github.com/someone/thing@v1.2.3'",
+        "'open_clip_torch>=3.2,<4'",
+        "'timm>=1.0.9'",
+        "'ftfy'",
+    ]
+    assert run_setup(tmp_path, {}) == f"pip {' '.join(lines)}\n"
+    old = {"open_clip": "open_clip_torch 2.24.0", "timm": "timm 0.6.13"}
+    assert run_setup(tmp_path, FITTING | old) == f"pip {' '.join(lines[1:3])}\n"
+
+
+def test_colab_cell_is_not_deceived_by_a_clone_beside_it(tmp_path):
+    for module in FITTING:
+        (tmp_path / module / module).mkdir(parents=True)
+        (tmp_path / module / module / "__init__.py").touch()
+    for module, told in FITTING.items():
+        others = {name: there for name, there in FITTING.items() if name != module}
+        asked = run_setup(tmp_path, others)
+        assert asked.startswith(f"pip '{told.split()[0]}"), module
+        assert asked.count("'") == 2
+    assert run_setup(tmp_path, FITTING) == ""
+    (tmp_path / "adavipro" / "__init__.py").touch()  # the reader stands in the clone
+    assert run_setup(tmp_path, {name: told for name, told in FITTING.items() if name != "adavipro"}) == (
+        "pip 'adavipro @ git+https://github.com/someone/thing@v1.2.3'\n"
     )
-    assert "shell." in source
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in missing else object())
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__=torch_version))
-    if colab:
-        monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    exec(compile(source, "setup", "exec"), {"shell": shell})
-    return shell.asked
 
 
-def test_colab_cell_does_nothing_elsewhere(monkeypatch, capsys):
-    assert "google.colab" not in sys.modules
-    assert run_setup(monkeypatch, {"adavipro", "open_clip"}, "1.0", colab=False) == []
-    assert capsys.readouterr().out == ""
-
-
-def test_colab_cell_installs_only_what_is_missing_and_never_torch(monkeypatch, capsys):
-    asked = run_setup(monkeypatch, {"adavipro", "open_clip"}, "2.11.0+cu128", colab=True)
-    assert asked == ["pip git+https://github.com/someone/thing@v1.2.3 'open_clip_torch>=3.2,<4'"]
-    assert run_setup(monkeypatch, set(), "2.11.0+cu128", colab=True) == []
-    everything = run_setup(
-        monkeypatch, {"adavipro", "open_clip", "timm", "ftfy", "torch", "torchvision"}, "2.10", True
-    )
-    assert everything[0].split()[-2:] == ["timm", "ftfy"]
-    assert capsys.readouterr().out == ""
-
-
-def test_colab_cell_says_that_torch_is_too_old(monkeypatch, capsys):
-    run_setup(monkeypatch, set(), "2.9.1+cu126", colab=True)
-    told = capsys.readouterr().out
+def test_colab_cell_says_that_torch_is_too_old(tmp_path):
+    told = run_setup(tmp_path, FITTING, "2.9.1+cu126")
     assert told == "torch is 2.9.1+cu126 here, but adavipro needs 2.10 or newer: choose a newer runtime.\n"
 
 

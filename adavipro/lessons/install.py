@@ -14,7 +14,7 @@ class EnvironmentProblem(ImportError):
 
 
 def require(pair: bool = True) -> None:
-    """Check that what adavipro declares is installed and fits.
+    """Check that what adavipro declares is installed and fits; of its extras, that what is there fits.
 
     Args:
         pair: whether torch and torchvision are imported too, to see that they work together.
@@ -31,11 +31,11 @@ def require(pair: bool = True) -> None:
         raise EnvironmentProblem(told) from None
     wrong = []
     for needed in declared:
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
-            continue
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
+            if needed.marker and not needed.marker.evaluate({"extra": ""}):
+                continue
             version = "missing"
         if version == "missing" or not needed.specifier.contains(version, prereleases=True):
             told = f"{needed.name} is {version}, needed {needed.specifier or 'any'}"
