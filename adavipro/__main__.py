@@ -5,6 +5,8 @@ What a command needs is imported when it is called, so that help and tables need
 
 import argparse
 import ast
+import errno
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +21,7 @@ DATA_SETS = "data sets: the drawn ones, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
 OTHER_TABLES = "random hard standardise epochs start effects masks where search-vp search-adavipro".split()
 FIGURES = ("2", "masks", "ablations")
+NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")
 
 
 def fail(errors: dict[str, str]) -> None:
@@ -141,17 +144,11 @@ def figure(args: argparse.Namespace) -> None:
     from adavipro.lessons import figures
     from adavipro.report import results
 
-    draw = {
-        "2": figures.accuracy_figure,
-        "masks": figures.masks_figure,
-        "ablations": figures.ablations_figure,
-    }
-    print(
-        *figures.save(
-            draw[args.number](results.read(args.results)), args.out or args.root / f"figure-{args.number}"
-        ),
-        sep="\n",
+    draw = dict(
+        zip(FIGURES, (figures.accuracy_figure, figures.masks_figure, figures.ablations_figure), strict=True)
     )
+    drawn = draw[args.number](results.read(args.results))
+    print(*figures.save(drawn, args.out or args.root / f"figure-{args.number}"), sep="\n")
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -186,6 +183,8 @@ def fetch(args: argparse.Namespace) -> None:
         try:
             print(f"{name}: {nine.fetch(name, folder)}")
         except (ValueError, OSError) as error:
+            if args.traceback:
+                raise
             failed[name] = str(error)
     fail(failed)
 
@@ -198,13 +197,15 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="adavipro", description="AdaViPro: learn what to add to an image, and where."
     )
-    top.add_argument("--traceback", action="store_true", help="show the whole of an error, as for a report")
+    whole = "show the whole of an error, as for a report"
+    top.add_argument("--traceback", action="store_true", help=whole)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         text = (function.__doc__ or "").strip()
         sub: argparse.ArgumentParser = commands.add_parser(function.__name__, help=text, description=text)
         sub.set_defaults(function=function)
+        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=whole)
         sub.add_argument(
             "--root", type=expanded, default=Path("runs"), help="folder of run folders (default: runs)"
         )
@@ -269,9 +270,8 @@ def main(argv: list[str] | None = None) -> None:
             install.require(pair=False)
             args.function(args)
         except KeyboardInterrupt:
-            print(
-                "adavipro: stopped; what is finished is kept, and the same command goes on", file=sys.stderr
-            )
+            told = "adavipro: stopped; what is finished is kept, and the same command goes on"
+            print(told, file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
             if args.traceback:
@@ -288,18 +288,13 @@ def _explained(error: Exception) -> tuple[str, int]:
         last = last.tb_next
     ours = last is not None and str(last.tb_frame.f_globals.get("__name__", "")).startswith("adavipro")
     told = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) or (
-        ours and isinstance(error, ValueError | FloatingPointError | ImportError)
-    ):
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{told}: give a folder that you may use, by --root, $ADAVIPRO_CACHE or $ADAVIPRO_DATA", 2
+    if isinstance(error, OSError) or (ours and isinstance(error, ValueError | ArithmeticError | ImportError)):
         return told, 2
-    if "out of memory" in told.lower() or "allocate memory" in told.lower() or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or NO_MEMORY.search(told.lower()):
         return "there is too little memory: lower batch_size, as -s batch_size=16, or use a smaller model", 2
-    if type(error).__name__ in (
-        "BackendCompilerFailed",
-        "InvalidCxxCompiler",
-        "InductorError",
-        "TorchRuntimeError",
-    ):
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return "torch.compile has no working compiler here: leave out compile=true, or install one (g++)", 2
     shortened = told if len(told) < 300 else told[:300] + " ..."
     return f"{type(error).__name__}: {shortened} (`adavipro --traceback ...` shows the whole)", 1

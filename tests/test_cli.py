@@ -10,11 +10,14 @@ import warnings
 from dataclasses import fields
 
 import pytest
+import torch
 from helpers import small_splits, write_notebook
+from torch._inductor.exc import InvalidCxxCompiler
 
 from adavipro.__main__ import main
 from adavipro.experiment import GROUPS, preset
 from adavipro.lessons import series
+from adavipro.recipe import SettingError
 from adavipro.report.studies import FRAMES_PX
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
@@ -82,7 +85,15 @@ def test_what_the_user_got_wrong_is_one_line_on_stderr(tmp_path, capfd, words, t
             "lower batch_size",
         ),
         (MemoryError(), 2, "lower batch_size"),
-        (type("InvalidCxxCompiler", (RuntimeError,), {})("no g++\nlong"), 2, "no working compiler"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 2, "lower batch_size"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            2,
+            "lower batch_size",
+        ),
+        (InvalidCxxCompiler(), 2, "no working compiler"),
+        (PermissionError(13, "Permission denied", "runs"), 2, "'runs': give a folder .*--root"),
+        (OSError(30, "Read-only file system", "/x"), 2, "'/x': give a folder .*ADAVIPRO_CACHE"),
         (KeyError("bug"), 1, "KeyError: 'bug' .*--traceback"),
         (OSError(28, "could not write /x: it needs 5 bytes"), 2, "it needs 5 bytes"),
     ],
@@ -98,8 +109,9 @@ def test_every_other_error_is_one_line_too_and_traceback_shows_the_whole(
     before = warnings.showwarning
     assert re.fullmatch(f"adavipro: .*{told}.*\n", fails(["settings"], capfd, code))
     assert warnings.showwarning is before
-    with pytest.raises(type(error)):
-        main(["--traceback", "settings"])
+    for words in (["--traceback", "settings"], ["settings", "--traceback"]):
+        with pytest.raises(type(error)):
+            main(words)
 
 
 def test_settings_lists_every_setting_in_its_group_with_its_default(capsys):
@@ -218,3 +230,5 @@ def test_fetch_lists_the_nine_and_tells_each_that_cannot_be_had(tmp_path, capfd)
     assert all(name in told for name in ("cifar10", "sun397", "ucf101", "not there"))
     err = fails(["fetch", "sun397", "ucf101", "--data", tmp_path], capfd, code=1)
     assert [line.split(":")[1].strip() for line in err.splitlines()] == ["sun397", "ucf101"]
+    with pytest.raises(SettingError, match="'sun397' cannot be fetched"):
+        main(["--traceback", "fetch", "sun397", "--data", str(tmp_path)])

@@ -80,11 +80,19 @@ def test_a_wrong_table_is_refused_with_one_sentence(changes, told, tmp_path):
         ("[a]: 1\n? [a]\n: 2", "table.yaml cannot be read as a table: .*unhashable key"),
         ("seeds: [0, 1]\nseeds: [5]", "table.yaml: seeds stands there twice: remove one"),
         ("values: {edges: [true], edges: [false]}", "table.yaml: edges stands there twice"),
-        (
-            "seeds: [010]",
-            "table.yaml: 010 is 8 in YAML: write whole numbers in digits, without 0 before them",
-        ),
+        ("seeds: [010]", "table.yaml: 010 is 8 in YAML: write numbers in digits without 0 before them"),
         ("seeds: [1:30]", "table.yaml: 1:30 is 90 in YAML"),
+        ("seeds: [1_000]", "table.yaml: 1_000 is 1000 in YAML"),
+        ("seeds: [0x10]", "table.yaml: 0x10 is 16 in YAML"),
+        ("values: {prompt_lr: [1:30.5]}", "table.yaml: 1:30.5 is 90.5 in YAML"),
+        ("values: {prompt_lr: [.inf]}", "table.yaml: .inf is inf in YAML"),
+        ("datasets: [no]", "table.yaml: no is False in YAML: .*, and text in quotes"),
+        ("values: {edges: [on, off]}", "table.yaml: on is True in YAML"),
+        ("seeds: [!!bool maybe]", "table.yaml cannot be read as a table: 'maybe'"),
+        ("seeds: [!!int '']", "table.yaml cannot be read as a table: "),
+        ("table: !!timestamp soon", "table.yaml cannot be read as a table: "),
+        ("[" * 5000, "table.yaml cannot be read as a table: .*recursion"),
+        ("\0", "table.yaml cannot be read as a table: .*special characters"),
     ],
 )
 def test_a_file_that_says_something_else_than_it_seems_is_refused_with_one_sentence(text, told, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -212,19 +213,34 @@ def test_picture_is_read_from_whatever_programs_have(tmp_path, monkeypatch):
         bytearray(content),
         memoryview(content),
     ]
-    for form in [*forms, io.BytesIO(content), image, array]:
+    tensor, greys = torch.from_numpy(array).movedim(-1, 0), np.array(image.convert("L"))
+    for form in [*forms, io.BytesIO(content), image, array, tensor]:
         assert torch.equal(read_image(form, 56), to_tensor(content, 56))
     grey = torch.from_numpy(np.array(image.convert("L"))[..., None].repeat(3, 2)).permute(2, 0, 1)
-    for form in (array[..., 0] * 0 + np.array(image.convert("L")), np.array(image.convert("L"))[..., None]):
+    for form in (greys, greys[..., None], torch.from_numpy(greys)[None]):
         assert torch.equal(read_image(form, 64), clips(functional.to_pil_image(grey), 64))
 
 
-@pytest.mark.parametrize(
-    "source", [torch.zeros(3, 8, 8), np.zeros((8, 8)), np.zeros((8, 8, 2), np.uint8), 3, None]
-)
-def test_what_is_no_picture_is_told_with_what_is_accepted(source):
-    with pytest.raises(ImageError, match=r"it is an? .*, expected .*uint8"):
-        read_image(source, 56)
+NO_PICTURES = {
+    "it is a Tensor": torch.zeros(8, 8, dtype=torch.uint8),
+    r"it is an array float32 \(8, 8, 3\)": torch.zeros(3, 8, 8),
+    r"it is an array float64 \(8, 8\)": np.zeros((8, 8)),
+    r"it is an array uint8 \(8, 8, 2\)": np.zeros((8, 8, 2), np.uint8),
+    r"it is an array uint8 \(0, 8, 3\)": np.zeros((0, 8, 3), np.uint8),
+    r"it is an array uint8 \(2, 8, 8, 3\)": np.zeros((2, 8, 8, 3), np.uint8),
+    "it is a int": 3,
+    "it is a NoneType": None,
+    r"it cannot be read \(No such file or directory\)": "https://example.org/a.jpg",
+    r"it cannot be read \(Is a directory\)": Path(__file__).parent,
+    r"it cannot be read \(embedded null byte\)": "a\0.png",
+    r"it cannot be read \('~nobody-here/a.png' needs a home folder": "~nobody-here/a.png",
+}
+
+
+@pytest.mark.parametrize("told", NO_PICTURES)
+def test_what_is_no_picture_is_told_with_what_is_accepted(told):
+    with pytest.raises(ImageError, match=rf"^{told}.*, expected a path, bytes, .* of uint8$"):
+        read_image(NO_PICTURES[told], 56)
 
 
 def test_many_pictures_are_decoded_in_order_and_faults_told_apart(tmp_path):

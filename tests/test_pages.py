@@ -79,6 +79,23 @@ def test_runs_go_to_the_top_of_the_checkout_from_the_notebooks_folder_too(tmp_pa
         assert pages.begin("02_edges", runs=None).folder == tmp_path / "runs" / "notebooks" / "02_edges"
 
 
+def test_the_home_folder_is_meant_by_a_tilde_and_a_folder_that_cannot_be_is_one_sentence(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    page = pages.begin("02_edges", runs="~/x", out="~/y")
+    assert (page.runs, page.folder) == (tmp_path / "x", tmp_path / "y")
+    assert [path.name for path in tmp_path.iterdir()] == ["y"]
+    with pytest.raises(
+        ParameterError, match=r"^'~nobody-here/x' needs a home folder, and there is none: give"
+    ):
+        pages.begin("02_edges", runs="~nobody-here/x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ParameterError, match="Not a directory"):
+        pages.begin("02_edges", runs=str(tmp_path / "file"))
+
+
 def test_a_shown_figure_is_written_as_png_and_as_vectors(page):
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1])

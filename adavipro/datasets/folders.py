@@ -166,7 +166,7 @@ def _class_names(path: Path, folders: list[str]) -> tuple[str, ...]:
         return tuple(clean_class_names(folders))
     try:
         names = json.loads(chosen.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"{chosen} is no JSON: {error}") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise SettingError(f'{chosen} must map each class folder to its name: {{"folder": "name"}}')

@@ -101,27 +101,43 @@ def read_image(source: Any, image_px: int) -> Tensor:
 
     Args:
         source: a path, a file's content (bytes), an open binary file, an image of Pillow's, or an array (h, w),
-            (h, w, 1), (h, w, 3) or (h, w, 4) of uint8.
+            (h, w, 1), (h, w, 3) or (h, w, 4) of uint8; or a tensor of uint8, channels first.
 
     Raises:
         ImageError: if it is none of these, or cannot be used.
     """
+    expected = "expected a path, bytes, a binary file, an image of Pillow's, or an array (h, w, 3) of uint8"
     if isinstance(source, str | os.PathLike):
-        source = expanded(os.fspath(source)).read_bytes()
+        try:
+            source = expanded(os.fsdecode(source)).read_bytes()
+        except (OSError, ValueError) as error:  # an address, a folder, a name with a zero byte
+            raise ImageError(
+                f"it cannot be read ({getattr(error, 'strerror', None) or error}), {expected}"
+            ) from None
+    elif isinstance(source, Tensor) and source.ndim == 3:
+        source = source.movedim(0, -1).numpy(force=True)
     elif hasattr(source, "read"):
         source = source.read()
     elif isinstance(source, bytearray | memoryview):
         source = bytes(source)
-    elif isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray):
         array = source[..., 0] if source.shape[2:] == (1,) else source
-        if array.dtype != np.uint8 or array.shape[2:] not in ((), (3,), (4,)) or array.ndim < 2:
-            expected = "expected uint8 (h, w), (h, w, 3) or (h, w, 4)"
+        if (
+            array.dtype != np.uint8
+            or array.ndim < 2
+            or array.shape[2:] not in ((), (3,), (4,))
+            or not array.size
+        ):
             raise ImageError(f"it is an array {source.dtype} {source.shape}, {expected}")
         source = Image.fromarray(array)
     if not isinstance(source, bytes | Image.Image):
-        told = "expected a path, bytes, a binary file, an image of Pillow's or an array (h, w, 3) of uint8"
-        raise ImageError(f"it is a {type(source).__name__}, {told}")
+        raise ImageError(f"it is a {type(source).__name__}, {expected}")
     return to_tensor(source, image_px)
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(decode: Callable[[T], Tensor], sources: Sequence[T]) -> Iterator[Tensor | str]:
@@ -135,7 +151,6 @@ def decode_all(decode: Callable[[T], Tensor], sources: Sequence[T]) -> Iterator[
         except OSError as error:
             return f"it cannot be read ({error.strerror})"
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:  # Pillow decodes and resizes without Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes and resizes without Python's lock
         for i in range(0, len(sources), 256):  # so that no more than a few wait to be taken
             yield from pool.map(one, sources[i : i + 256])

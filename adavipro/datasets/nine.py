@@ -265,7 +265,7 @@ def _of_coop(file: Path) -> Rows:
                 for path, label, own in content[part]
             ]
             rows[part] = [Picture(*row) for row in told]
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told_why = "the lists train, val and test of [path, label, class name]"
         raise ValueError(f"{file} does not hold {told_why} ({type(error).__name__}: {error})") from None
     return rows

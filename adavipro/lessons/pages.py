@@ -6,7 +6,6 @@ from adavipro.lessons import install
 install.require()  # one sentence, before anything is imported that may be missing or not fit
 
 import ast
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from matplotlib.figure import Figure
 
 from adavipro import experiment, models
 from adavipro.datasets.embedded import CLASS_NAMES
+from adavipro.datasets.images import cores
 from adavipro.experiment import Experiment, preset
-from adavipro.io import write_json
+from adavipro.io import expanded, write_json
 from adavipro.lessons import figures
 from adavipro.prompts import frame_support
 from adavipro.recipe import SettingError
@@ -82,7 +82,7 @@ class Page:
             "versions": versions,
         }
         write_json(self.folder / "result.json", result)
-        where = f"one thread of {os.cpu_count()} CPU cores" if self.device == "cpu" else self.device
+        where = f"one thread of {cores()} CPU cores" if self.device == "cpu" else self.device
         print(f"{seconds:.0f} s on {where}, {peak} MB; {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
 
@@ -108,12 +108,12 @@ def begin(
         ParameterError: if papermill was given a name that the notebook does not have, or a value is wrong.
     """
     top = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
-    root = Path(runs) if runs is not None else top / "runs"
-    folder = Path(out) if out is not None else root / "notebooks" / name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    page = Page(name, world, device, root, folder, parameters)
     try:
+        root = expanded(runs if runs is not None else top / "runs")
+        folder = expanded(out if out is not None else root / "notebooks" / name)
+        page = Page(name, world, device, root, folder, parameters)
         check_injected(name, [*parameters, "world", "device", "runs", "out"])
         models.check_device(device)
         run = page.experiment("adavipro")  # refuses wrong settings
@@ -122,11 +122,11 @@ def begin(
             raise SettingError(f"dataset is {run.dataset!r} and world is {world!r}, but {known}")
         frame_support(IMAGE_PX[world], run.prompt.prompt_px)
         check_region(IMAGE_PX[world], run.masks.region_px)
-    except ValueError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         raise ParameterError(str(error)) from None
     if device == "cpu":
         torch.set_num_threads(1)  # another number rounds otherwise, and a run can end points elsewhere
-    folder.mkdir(parents=True, exist_ok=True)
     return page
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from adavipro import experiment
 from adavipro.experiment import Experiment, preset
-from adavipro.io import shipped
+from adavipro.io import expanded, shipped
 from adavipro.recipe import SettingError, check_names
 from adavipro.report import results
 from adavipro.report.results import WITHOUT_PROMPT
@@ -117,7 +117,7 @@ def _check_list(name: str, values: Any, kind: type) -> None:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML without two of its traps: the last of two keys wins, and 010 is 8."""
+    """YAML without its traps: the last of two keys wins, 010 is 8, 1:30 is 90, and no is false."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -125,16 +125,16 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
             raise SettingError(f"{twice} stands there twice: remove one")
         return super().construct_mapping(node, deep)
 
-    def construct_plain_int(self, node: yaml.ScalarNode) -> int:
-        value = self.construct_yaml_int(node)
-        if not re.fullmatch(r"[-+]?(0|[1-9]\d*)", node.value):
-            raise SettingError(
-                f"{node.value} is {value} in YAML: write whole numbers in digits, without 0 before them"
-            )
-        return int(value)
+    def construct_plain(self, node: yaml.ScalarNode) -> int | float | bool:
+        value = getattr(self, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
+        if not re.fullmatch(r"true|false|[-+]?(0|[1-9]\d*)?(\.\d*)?(e[-+]?\d+)?", node.value.lower()):
+            rule = "write numbers in digits without 0 before them, true or false, and text in quotes"
+            raise SettingError(f"{node.value} is {value} in YAML: {rule}")
+        return value
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
+for _kind in ("int", "float", "bool"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_plain)
 
 
 def read(path: Path) -> Grid:
@@ -144,7 +144,7 @@ def read(path: Path) -> Grid:
         SettingError: naming the file, if it is not there or not YAML, or says what is not known.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = yaml.load(expanded(path).read_text(encoding="utf-8"), _Loader)
         if not isinstance(content, dict):
             raise SettingError("it must hold names with their values")
         check_names(map(str, content), [f.name for f in dataclasses.fields(Grid)])
@@ -153,7 +153,7 @@ def read(path: Path) -> Grid:
         return Grid(**content)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise SettingError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
 
 
