@@ -1,11 +1,12 @@
 # Every target works in .venv, made on first use and renewed when pyproject.toml or constraints.txt changes.
 
 PYTHON ?= python3
+TRIALS ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce results notebooks docs pretrain test test-browser lint format clean
+.PHONY: help reproduce results notebooks docs pretrain test test-browser test-faults lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +38,9 @@ test: lint ## Check style and types, then run all tests
 
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
+test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 25 minutes; TRIALS=0.1 for a tenth of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check

@@ -28,10 +28,10 @@ notebooks/[0-9]*
 :glob:
 :caption: Beside them
 
-docs/effects
-docs/choices
+docs/*
 data/*/README
 benchmarks/README
+SECURITY
 CHANGELOG
 ```
 """
@@ -49,6 +49,7 @@ root_doc = "README"
 include_patterns = [
     "README.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "docs/*.md",
     "notebooks/[0-9]*.ipynb",
     "data/*/README.md",

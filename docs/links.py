@@ -11,6 +11,7 @@ import nbformat
 PAGES = (
     "README.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "docs/*.md",
     "data/**/README.md",
     "benchmarks/*.md",

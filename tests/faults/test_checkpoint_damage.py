@@ -41,6 +41,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.fault("a checkpoint cut short")
 @pytest.mark.parametrize("share", [0, 0.01, 0.25, 0.5, 0.75, 0.95, "all but one byte"])
 def test_r6_truncated_file_is_named_and_the_former_generation_is_used(folder, share):
     path = folder / NAME.format(2)
@@ -59,6 +60,7 @@ def test_r6_missing_file_is_named_and_the_former_generation_is_used(folder):
     assert step_loaded(folder) == 1
 
 
+@pytest.mark.fault("asked to resume without a sound checkpoint")
 def test_r6_no_sound_generation_is_an_error_that_names_every_problem(folder):
     for step in (1, 2):
         (folder / NAME.format(step)).write_bytes(b"")
@@ -66,6 +68,7 @@ def test_r6_no_sound_generation_is_an_error_that_names_every_problem(folder):
         checkpoints.load_newest(folder)
 
 
+@pytest.mark.fault("one flipped bit in a checkpoint")
 def test_r7_flipped_bit_is_found_in_every_byte(folder):
     path, chance = folder / NAME.format(2), random.Random(0)
     content = path.read_bytes()
@@ -80,6 +83,7 @@ def test_r7_flipped_bit_is_found_in_every_byte(folder):
     assert step_loaded(folder) == 2
 
 
+@pytest.mark.fault("one flipped bit in a checkpoint")
 def test_r7_bytes_that_are_added_moved_or_exchanged_are_found(folder):
     path = folder / NAME.format(2)
     content = path.read_bytes()
@@ -141,6 +145,7 @@ class Bomb:
         return os.mkdir, (str(self.target),)
 
 
+@pytest.mark.fault("a pickle that runs code, in the place of a file that is read")
 @pytest.mark.parametrize("how", ["alone", "torch.save", "as manifest", "as tensors"])
 def test_s1_pickle_is_not_executed(folder, how):
     path, target = folder / NAME.format(2), folder / "executed"
@@ -162,6 +167,7 @@ def test_s1_pickle_is_not_executed(folder, how):
     assert target.exists()  # the payload would have done it
 
 
+@pytest.mark.fault("asked to resume without a sound checkpoint")
 @pytest.mark.parametrize("found", ["no folder", "nothing", "leftovers"])
 def test_r9_resume_without_a_checkpoint_is_an_error(tmp_path, found):
     folder = tmp_path / "run"
@@ -227,13 +233,13 @@ for step in itertools.count(newest + 1):
 """
 
 
-def test_r2_kill_while_saving_back_to_back(tmp_path):
-    """Each process is killed at a random time after its first save; a fork server spares them the imports."""
+@pytest.mark.fault("kill -9 while a checkpoint is being saved", quick=6, long=150)
+def test_r2_kill_while_saving_back_to_back(tmp_path, chance):
+    """Both processes are killed at a random time after their first save; a fork server spares them the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(own_network.PRELOADED)
-    chance = random.Random(0)
     newest = 0
-    for _ in range(12):
+    for _ in range(2):
         process = context.Process(target=exec, args=(SAVE_BACK_TO_BACK, {"folder": str(tmp_path)}))
         process.start()
         deadline = time.monotonic() + 300

@@ -54,6 +54,7 @@ def arranged(tmp_path):
     return draw_splits(tmp_path / "arranged", ("moon", "star"))
 
 
+@pytest.mark.fault("a damaged image")
 def test_d1_all_bad_files_are_named_at_once_before_training(arranged, tmp_path, monkeypatch):
     chosen = [arranged / f"{split}/star/3.png" for split in ("train", "val", "test")]
     for file, content in zip(chosen, (b"", b"<html>", chosen[2].read_bytes()[:-500]), strict=True):
@@ -70,6 +71,7 @@ def test_d1_all_bad_files_are_named_at_once_before_training(arranged, tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.fault("the same picture in two splits")
 @pytest.mark.parametrize("place", ["train", "val"])
 def test_d4_test_image_in_another_split_is_refused_with_both_names(arranged, place):
     image = Image.open(arranged / "test" / "star" / "3.png")
@@ -109,6 +111,7 @@ PLAIN = [
 ]
 
 
+@pytest.mark.fault("class folders that do not fit")
 @pytest.mark.parametrize("change", ARRANGED, ids=lambda case: case[1][:24])
 def test_d2_classes_that_do_not_fit_are_one_sentence(arranged, change):
     change[0](arranged)
@@ -117,6 +120,7 @@ def test_d2_classes_that_do_not_fit_are_one_sentence(arranged, change):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("class folders that do not fit")
 @pytest.mark.parametrize("change", PLAIN, ids=lambda case: case[1][:24])
 def test_d2_classes_of_a_plain_folder(pictures, change):
     change[0](pictures)
@@ -137,6 +141,7 @@ def test_folder_that_is_none_is_one_sentence(tmp_path, monkeypatch):
     assert datasets.find("folder:~/mine").counts["train"] == 10
 
 
+@pytest.mark.fault("class folders that do not fit")
 def test_names_are_compared_as_they_are_shown(arranged, tmp_path):
     """Macs write an accent as a letter of its own."""
     here, there = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -150,6 +155,7 @@ def test_names_are_compared_as_they_are_shown(arranged, tmp_path):
         datasets.find(f"folder:{arranged}")
 
 
+@pytest.mark.fault("class folders that do not fit")
 @pytest.mark.parametrize("place", [b"caf\xe9/train/star", b"mine/train/caf\xe9"])
 def test_folder_whose_name_is_not_utf8_is_named_before_any_work(place, tmp_path):
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), place.split(b"/")[0]))
@@ -196,6 +202,7 @@ PARTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("a public data set that is half there, or has wrong lists")
 @pytest.mark.parametrize(("name", "part"), PARTS)
 def test_missing_list_is_named(name, part, data):
     nine_samples.write(name, data)
@@ -205,6 +212,7 @@ def test_missing_list_is_named(name, part, data):
     )
 
 
+@pytest.mark.fault("a public data set that is half there, or has wrong lists")
 @pytest.mark.parametrize(("name", "coop"), [("food101", False), ("dtd", True), ("ucf101", True)])
 def test_missing_pictures_are_counted_and_the_first_named(name, coop, data):
     base = nine_samples.write(name, data, coop=coop)
@@ -219,6 +227,7 @@ def test_missing_pictures_are_counted_and_the_first_named(name, coop, data):
     assert ("away, then" in way_out) is bool(SPECS[name].kind)
 
 
+@pytest.mark.fault("a public data set that is half there, or has wrong lists")
 def test_d2_class_folders_that_are_missing_or_too_many_are_named_with_the_layout(data):
     base = nine_samples.write("eurosat", data)
     shutil.copytree(base / "2750/Forest", base / "2750/Forest - Copy")
@@ -252,6 +261,7 @@ def test_class_with_too_few_pictures_is_an_error(data):
 # --- The paper's nine: wrong lists ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("a public data set that is half there, or has wrong lists")
 @pytest.mark.parametrize(
     ("name", "part", "content", "told"),
     [
@@ -314,6 +324,7 @@ SPLIT_FILES = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("a public data set that is half there, or has wrong lists")
 def test_d2_split_file_that_does_not_fit_is_one_sentence(data):
     file = nine_samples.write("eurosat", data, coop=True) / "split_zhou_EuroSAT.json"
     sound = file.read_text()
@@ -336,6 +347,7 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.fault("a pickle that runs code, in the place of a file that is read")
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
 def test_s1_pickle_that_is_not_the_published_one_is_not_read(file, data, tmp_path, monkeypatch):
     base = nine_samples.write_cifar("cifar10", data, monkeypatch)
@@ -361,6 +373,7 @@ def kept(data):
     )
 
 
+@pytest.mark.fault("a damaged image")
 def test_d1_all_bad_pictures_are_named_at_once_and_nothing_is_kept(pets, data):
     chosen = [pets.images / pets.rows["val"][i].path for i in (0, 5, 36)]
     for file, content in zip(chosen, (b"", b"<html>", chosen[2].read_bytes()[:-200]), strict=True):
@@ -483,6 +496,7 @@ def test_data_set_is_fetched_once(cifar, data):
     assert fetch("cifar10") == data
 
 
+@pytest.mark.fault("a download that is broken off, or not the published file")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # torchvision leaves the answer 404 open
 @pytest.mark.parametrize(
     "fault", ["not there", "another file", "broken off", "web page", "leads out", "damaged"]

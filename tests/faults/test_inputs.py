@@ -12,6 +12,8 @@ from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
 from adavipro.where import EdgeDetector, MaskGenerator
 
+pytestmark = pytest.mark.fault("images, widths, regions or temperatures out of range")
+
 
 @pytest.fixture
 def model(rng) -> AdaViPro:

@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import random
 import shutil
 import time
 from pathlib import Path
@@ -82,14 +81,15 @@ def start(target, *args) -> multiprocessing.Process:
     return process
 
 
-def test_r1_fit_killed_at_random_steps_ends_with_the_bits_of_the_uninterrupted_one(tmp_path):
+@pytest.mark.fault("kill -9 of a training at random steps, again and again", long=100)
+def test_r1_fit_killed_at_random_steps_ends_with_the_bits_of_the_uninterrupted_one(tmp_path, chance):
     steps, whole, file = (
         own_network.EPOCHS * own_network.STEPS_AN_EPOCH,
         tmp_path / "whole",
         tmp_path / "file",
     )
     own_network.fit(whole).save(tmp_path / "expected")
-    chance, log, kills = random.Random(1), tmp_path / "steps", 0
+    log, kills = tmp_path / "steps", 0
     log.touch()
     while not file.exists():
         begun, wait_for = len(log.read_text()), chance.randint(1, 8)
@@ -109,6 +109,7 @@ def test_r1_fit_killed_at_random_steps_ends_with_the_bits_of_the_uninterrupted_o
     assert steps < len(log.read_text()) <= steps + kills * own_network.STEPS_AN_EPOCH
 
 
+@pytest.mark.fault("kill -9 while a run puts a file in its place")
 def test_r1_run_killed_in_every_kind_of_save_ends_with_the_bits_of_the_uninterrupted_one(whole, tmp_path):
     run, log, taken = RUNS["adavipro"], tmp_path / "steps", []
     log.touch()
@@ -123,9 +124,53 @@ def test_r1_run_killed_in_every_kind_of_save_ends_with_the_bits_of_the_uninterru
     assert content(run, tmp_path) == content(run, whole)
 
 
+@pytest.mark.fault("killed after the last checkpoint, before the result", quick=0, long=30)
+def test_r3_run_killed_after_its_last_checkpoint_takes_no_further_step(whole, tmp_path, chance):
+    run, log = RUNS[chance.choice(list(RUNS))], tmp_path / "steps"
+    for file in (chance.choice("metrics.csv prompt.safetensors result.json".split()), None):
+        process = start(run_and_count, run, tmp_path, log, file)
+        process.join()
+        assert process.exitcode == (-9 if file else 0)
+        assert len(log.read_text()) == STEPS
+    assert content(run, tmp_path) == content(run, whole)
+
+
+@pytest.mark.fault("kill -9 while a run puts a file in its place", quick=0, long=60)
+def test_r1_run_killed_in_random_saves_ends_with_the_bits_of_the_uninterrupted_one(whole, tmp_path, chance):
+    run, log = RUNS[chance.choice(list(RUNS))], tmp_path / "steps"
+    files = [f"step-{step:08d}.safetensors" for step in range(STEPS_AN_EPOCH, STEPS + 1, STEPS_AN_EPOCH)]
+    files += "config.json timing.json metrics.csv prompt.safetensors result.json".split()
+    for file in (*chance.sample(files, 3), None):
+        process = start(run_and_count, run, tmp_path, log, file)
+        process.join()
+        assert process.exitcode in ((-9, 0) if file else (0,))  # it may be past this file already
+    assert content(run, tmp_path) == content(run, whole)
+
+
+@pytest.mark.fault("two processes on one run", quick=0, long=50)
+def test_two_processes_do_a_run_once_and_one_takes_over_when_the_other_is_killed(whole, tmp_path, chance):
+    run, log, killed = RUNS["adavipro"], tmp_path / "steps", chance.random() < 0.5
+    log.touch()
+    first, wait_for = start(run_and_count, run, tmp_path, log), chance.randint(1, STEPS - 1)
+    time.sleep(chance.uniform(0, 0.2))
+    second = start(run_and_count, run, tmp_path, log)
+    while killed and first.is_alive() and len(log.read_text()) < wait_for:
+        time.sleep(0.0005)
+    if killed:
+        first.kill()
+    for process in (first, second):
+        process.join()
+    assert first.exitcode in ((-9, 0) if killed else (0,))
+    assert second.exitcode == 0
+    steps = len(log.read_text())
+    assert steps == STEPS or (killed and steps <= STEPS + STEPS_AN_EPOCH)
+    assert content(run, tmp_path) == content(run, whole)
+
+
 # --- R3, R6, T1 ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("killed after the last checkpoint, before the result")
 @both_methods
 def test_r3_run_that_lacks_its_result_only_takes_no_further_step(whole, copy, monkeypatch, name):
     run = RUNS[name]
@@ -136,6 +181,7 @@ def test_r3_run_that_lacks_its_result_only_takes_no_further_step(whole, copy, mo
     assert content(run, copy) == content(run, whole)
 
 
+@pytest.mark.fault("a checkpoint cut short")
 @both_methods
 @pytest.mark.parametrize(
     "damage", [lambda c: c[:-100], lambda c: c[:-1] + bytes([c[-1] ^ 1])], ids=["cut", "flip"]
@@ -251,6 +297,7 @@ def test_r8_right_checkpoint_is_loaded(saved):
         assert torch.equal(p, tensors[f"best.{name}"])
 
 
+@pytest.mark.fault("a checkpoint of another run, or with wrong tensors")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -267,6 +314,7 @@ def test_r8_checkpoint_of_another_run(saved, name, value):
     assert told.count(" there and ") == 1
 
 
+@pytest.mark.fault("a checkpoint of another run, or with wrong tensors")
 def test_r8_every_difference_is_told(saved):
     told = refused(saved[0], {**IDENTITY, "region_px": 2, "seed": 1}, region_px=2, width=3)
     assert "region_px is 4 there and 2 here; seed is 0 there and 1 here" in told
@@ -275,6 +323,7 @@ def test_r8_every_difference_is_told(saved):
         assert f"{prefix}.masks.convergence.bias has shape (2,) there, (3,) here" in told
 
 
+@pytest.mark.fault("a checkpoint of another run, or with wrong tensors")
 @pytest.mark.parametrize("kind", ["now", "best", "momentum"])
 @pytest.mark.parametrize(
     ("wrong", "told"),
@@ -297,12 +346,14 @@ def test_r8_checkpoint_with_a_wrong_tensor(saved, kind, wrong, told):
     assert told in message
 
 
+@pytest.mark.fault("a checkpoint of another run, or with wrong tensors")
 def test_r8_checkpoint_with_a_tensor_too_many(saved):
     folder, tensors, settings = saved
     checkpoints.save_checkpoint(folder, 1, {**tensors, "now.other": torch.ones(2)}, settings)
     assert "tensor now.other is unknown" in refused(folder)
 
 
+@pytest.mark.fault("a checkpoint of another run, or with wrong tensors")
 def test_r8_sealed_file_that_is_no_checkpoint_or_of_another_format(saved, monkeypatch):
     folder, *_ = saved
     checkpoints.save_checkpoint(folder, 1, {"x": torch.ones(1)}, {"kind": "prompted classifier"})
@@ -344,6 +395,7 @@ def test_r9_resume_without_a_checkpoint_is_an_error(tmp_path, monkeypatch, lefto
     assert folder.exists() == (leftover is not None)
 
 
+@pytest.mark.fault("asked to resume without a sound checkpoint")
 def test_r9_no_checkpoint_that_is_sound_is_an_error_and_no_silent_restart(copy, monkeypatch):
     run = RUNS["vp"]
     (run.folder(copy) / "result.json").unlink()

@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -38,11 +37,14 @@ def goes_on_to_the_same_bits(root, whole) -> None:
         assert (RUN.folder(root) / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.fault("SIGTERM or SIGINT in the middle of a training", long=30)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 1)])
-def test_r4_fit_that_is_stopped_at_random_times_loses_the_epoch_at_hand_at_most(tmp_path, number, code):
+def test_r4_fit_that_is_stopped_at_random_times_loses_the_epoch_at_hand_at_most(
+    tmp_path, number, code, chance
+):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(own_network.PRELOADED)
-    chance, log, folder = random.Random(int(number)), tmp_path / "steps", tmp_path / "kept"
+    log, folder = tmp_path / "steps", tmp_path / "kept"
     log.touch()
     stops = 0
     while stops < 3 and not (tmp_path / "file").exists():
@@ -67,6 +69,7 @@ def test_r4_fit_that_is_stopped_at_random_times_loses_the_epoch_at_hand_at_most(
     assert (tmp_path / "file").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
+@pytest.mark.fault("SIGTERM or SIGINT in the middle of a training")
 def test_r4_interrupt_in_a_notebook_is_a_keyboard_interrupt_and_handlers_stay(whole, tmp_path, monkeypatch):
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
     try:

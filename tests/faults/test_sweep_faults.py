@@ -103,6 +103,7 @@ def address() -> Iterator[str]:
 # --- B1 -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("a notebook that ends badly in another way")
 def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, address, tmp_path):
     refused = tmp_path / "refused"
     given = {"wrok": "report", "root": str(refused)}
@@ -128,6 +129,7 @@ def test_b1_each_end_of_a_notebook_is_told_and_what_there_is_is_kept(notebook, a
     }  # fmt: skip
 
 
+@pytest.mark.fault("disk full while a checkpoint, table, figure or notebook is written")
 def test_b1_full_disk_is_a_failure_and_the_partial_notebook_is_kept(notebook, tmp_path):
     ((folder, given),) = jobs(tmp_path, "full disk").items()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -144,9 +146,11 @@ def test_b1_full_disk_is_a_failure_and_the_partial_notebook_is_kept(notebook, tm
 # --- B2 -------------------------------------------------------------------------------------------------------------
 
 
-def test_b2_two_sweeps_at_once_do_each_run_once_and_nothing_that_is_finished(address, tmp_path):
+@pytest.mark.fault("two sweeps at once on the same runs", long=6)
+def test_b2_two_sweeps_at_once_do_each_run_once_and_nothing_that_is_finished(address, tmp_path, chance):
     pictures = f"folder:{draw_splits(tmp_path / 'pictures', ('star', 'moon'))}"
     root, quick, long = tmp_path / "runs", tiny("zero-shot", dataset=pictures), tiny("vp", dataset=pictures)
+    long = long.changed(seed=chance.randrange(100))
     experiment.run(quick, root)
     done, folder = quick.folder(root), long.folder(root)
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
@@ -163,14 +167,16 @@ def test_b2_two_sweeps_at_once_do_each_run_once_and_nothing_that_is_finished(add
     assert [path.name for path in folder.glob("*.ipynb")] == ["notebook.ipynb"]
 
 
+@pytest.mark.fault("a worker killed in a sweep", long=30)
 def test_b2_a_killed_worker_is_started_again_its_run_is_done_again_and_the_rest_completes(
-    notebook, address, tmp_path
+    notebook, address, tmp_path, chance
 ):
     wanted = jobs(tmp_path, "sleep once", "error", "done")
     (thread,), found = in_threads(
         1, lambda: list(cluster.execute_all(notebook, wanted, "proof", scheduler=address))
     )
     kernel = kernel_of(tmp_path / "sleep once")
+    time.sleep(chance.uniform(0, 0.2))
     kernel.parent().kill()
     kernel.wait(20)
     thread.join()
@@ -193,7 +199,8 @@ if __name__ == "__main__":
 """
 
 
-def test_b2_no_kernel_survives_a_sweep_that_is_interrupted_or_killed(notebook, tmp_path):
+@pytest.mark.fault("a sweep that is interrupted or killed", long=8)
+def test_b2_no_kernel_survives_a_sweep_that_is_interrupted_or_killed(notebook, tmp_path, chance):
     script, folders = tmp_path / "drive.py", (tmp_path / "interrupted", tmp_path / "killed")
     script.write_text(DRIVE)
     interrupted, killed = (
@@ -205,6 +212,7 @@ def test_b2_no_kernel_survives_a_sweep_that_is_interrupted_or_killed(notebook, t
     kernels = [kernel_of(folder) for folder in folders]
     below = [p for sweep in (interrupted, killed) for p in psutil.Process(sweep.pid).children(recursive=True)]
     assert all(kernel in below for kernel in kernels)
+    time.sleep(chance.uniform(0, 0.2))
     os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: the workers hear it too
     killed.kill()
     killed.communicate()
@@ -214,8 +222,9 @@ def test_b2_no_kernel_survives_a_sweep_that_is_interrupted_or_killed(notebook, t
     assert psutil.wait_procs(below, 20)[1] == []
 
 
+@pytest.mark.fault("nanny or scheduler killed in a sweep", long=8)
 def test_b2_a_lost_scheduler_and_lost_workers_end_the_sweep_with_what_is_kept(
-    notebook, tmp_path, monkeypatch
+    notebook, tmp_path, monkeypatch, chance
 ):
     monkeypatch.setattr(cluster, "PATIENCE_S", 0.5)
     monkeypatch.setattr(cluster, "POLL_S", 0.2)
@@ -238,6 +247,7 @@ def test_b2_a_lost_scheduler_and_lost_workers_end_the_sweep_with_what_is_kept(
     try:
         (thread,), found = in_threads(1, sweep(tmp_path / "a"))
         kernel = kernel_of(tmp_path / "a" / "sleep")
+        time.sleep(chance.uniform(0, 0.2))
         worker.kill()
         thread.join(20)
         kept = "1 of 2 runs have ended and are kept, start it again for the others"
