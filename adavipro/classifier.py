@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adavipro.data import check_pixels
+
 NO_MEAN, UNIT_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -51,18 +53,19 @@ class FrozenClassifier(nn.Module):
         """Stay in evaluation mode, whatever is asked for: the classifier is frozen."""
         return super().train(False)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor, checked: bool = False) -> Tensor:
         """Turn images in [0, 1], or uint8 ones, (b, 3, h, w), into what the network takes.
+
+        Args:
+            checked: whether their pixels were looked at already.
 
         Raises:
             ValueError: if a pixel lies outside [0, 1].
         """
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        elif not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
-            low, high = images.amin().item(), images.amax().item()
-            raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        if not checked:
+            check_pixels(images)
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        return (images.to(self.mean.dtype) - self.mean).div_(self.std)
 
     def outputs(self, images: Tensor) -> Tensor:
         """What the network makes of normalised images (b, 3, h, w), in its precision: float32 (b, d)."""

@@ -1,14 +1,18 @@
-"""A split: images, labels, and the true objects where they are known; in memory or mapped into it."""
+"""A split: images, labels, and the true objects where they are known; in memory or mapped into it, batch by batch."""
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adavipro.recipe import SettingError
+if TYPE_CHECKING:
+    from adavipro.classifier import FrozenClassifier
+
+EVALUATION_BATCH = 250  # images at a time where the order does not matter, and on a CPU bytes of them
+CPU_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -27,38 +31,60 @@ class Split:
         return len(self.labels)
 
 
-def batches(split: Split, size: int) -> Iterator[slice]:
-    """Cut a split into slices of at most `size` images, in order."""
-    return (slice(i, i + size) for i in range(0, len(split), size))
+class Batch(NamedTuple):
+    """A part of a split on a classifier's device: which images, normalised images (b, 3, h, w), labels, objects."""
+
+    part: Any
+    images: Tensor
+    labels: Tensor
+    objects: Tensor | None
 
 
-def from_dataset(dataset: Any, decode: Callable[[Any], Tensor] | None = None) -> Split:
-    """Read a `torch.utils.data.Dataset` of (image, label) into memory, once.
+def batches(
+    split: Split,
+    classifier: "FrozenClassifier",
+    parts: Sequence[Any] | None = None,
+    ahead: bool | None = None,
+) -> Iterator[Batch]:
+    """Give a split batch by batch, normalised. A GPU gets bytes from pinned memory, and nothing waits for them.
 
     Args:
-        dataset: its images are tensors of one size, uint8 or floats in [0, 1], or what `decode` takes.
-        decode: turns an image that is no tensor, as Pillow's, into one.
+        parts: the images of each batch, as indices (b,) or a slice; None: all images in order.
+        ahead: whether a thread reads the next batch while the caller works on this one; None: where a GPU works, for a
+            CPU has its cores in use.
 
     Raises:
-        SettingError: naming the first item that does not fit.
+        ValueError: if a pixel lies outside [0, 1].
     """
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for i in range(len(dataset)):
-        image, label = dataset[i]
-        try:
-            labels.append(operator.index(label))
-            image = image if isinstance(image, Tensor) or decode is None else decode(image)
-        except (TypeError, ValueError) as error:
-            raise SettingError(f"item {i} of the data, label {label!r}, cannot be used: {error}") from error
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
-            told = f"of type {type(image).__name__}: say which side the network takes, as image_px=224"
-            told = f"{tuple(image.shape)}, expected (3, h, w)" if isinstance(image, Tensor) else told
-            raise SettingError(f"image {i} of the data set is {told}")
-        if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
-            told = f"{image.dtype} {tuple(image.shape)}, but the first is {images[0].dtype} {tuple(images[0].shape)}"
-            raise SettingError(f"image {i} of the data set is {told}: resize all of them to one size")
-        images.append(image)
-    if not images:
-        raise SettingError("the data set is empty, but a split needs at least one image")
-    return Split(torch.stack(images), None, torch.tensor(labels))
+    device = classifier.mean.device
+    if parts is None:
+        room = CPU_BYTES // (4 * split.images[0].numel()) if device.type == "cpu" else EVALUATION_BATCH
+        size = min(EVALUATION_BATCH, max(1, room))
+        parts = [slice(i, i + size) for i in range(0, len(split), size)]
+
+    def read(part: Any) -> list[Any]:
+        check_pixels(split.images[part])
+        given = (split.images, split.labels, split.objects)
+        return [None if t is None else sent(t[part], device) for t in given]
+
+    with ThreadPoolExecutor(1) as reader:
+        early = device.type != "cpu" if ahead is None else ahead
+        coming = [reader.submit(read, part) for part in parts[:1] if early]
+        for i, part in enumerate(parts):
+            images, labels, objects = coming.pop().result() if early else read(part)
+            coming = [reader.submit(read, following) for following in parts[i + 1 : i + 2] if early]
+            yield Batch(part, classifier.normalise(images, checked=True), labels, objects)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise a ValueError where images are neither bytes nor floats in [0, 1]."""
+    if images.dtype != torch.uint8 and not (images.amin() >= 0 and images.amax() <= 1):  # NaN included
+        low, high = images.amin().item(), images.amax().item()
+        raise ValueError(f"pixels lie from {low} to {high}, expected floats in [0, 1] or uint8")
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. What goes from the CPU to a GPU goes from pinned memory, and nothing waits for it."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -14,8 +14,6 @@ from adavipro.where import mask_diversity, share_on
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
 
-EVALUATION_BATCH = 250
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,23 +44,23 @@ def evaluate(
         choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
             masks of the same share.
     """
-    device = classifier.mean.device
-    right, decisions, covered = 0, [], 0.0
-    for part in batches(split, EVALUATION_BATCH):
-        images = classifier.normalise(split.images[part].to(device))
+    right, decisions, covered = [], [], []
+    for part, images, labels, objects in batches(split, classifier):
         if method is not None:
             prompted = method(images)
             if choose_decisions is not None:
                 prompted = method(images, decisions=choose_decisions(prompted.decisions, part))
             images = prompted.images
             decisions.append(prompted.decisions)
-            if split.objects is not None:
+            if objects is not None:
                 reach = prompted.mask.mean(1, keepdim=True) * method.prompt.support
-                covered += (split.objects[part].to(device).float() / 255 * reach).sum().item()
-        right += int((classifier(images).argmax(1) == split.labels[part].to(device)).sum())
-    accuracy = right / len(split)
+                covered.append((objects.float() / 255 * reach).sum())
+        right.append((classifier(images).argmax(1) == labels).sum())
+    accuracy = int(torch.stack(right).sum()) / len(split)  # waits for the device
     if method is None or decisions[0].shape[1] > 1:
         return Evaluation(accuracy)
     chosen, live = torch.cat(decisions), method.live_regions()
-    cover = None if split.objects is None else covered / (split.objects.sum(dtype=torch.float64).item() / 255)
+    cover = None
+    if split.objects is not None:
+        cover = sum(torch.stack(covered).tolist()) / (split.objects.sum(dtype=torch.float64).item() / 255)
     return Evaluation(accuracy, share_on(chosen, live), mask_diversity(chosen, live), cover)

@@ -18,7 +18,7 @@ from adavipro.baselines.probes import linear_probe
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
-from adavipro.io import canonical_json, expanded, to_csv, write_atomically, write_json
+from adavipro.io import canonical_json, expanded, write_atomically, write_json
 from adavipro.method import AdaViPro
 from adavipro.models import Network
 from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method, check_where, picked
@@ -327,7 +327,10 @@ def _train(
     )  # fmt: skip
     # Of a whole run only.
     _write_timing(folder, None if resumed else time.perf_counter() - started, device)
-    write_atomically(folder / "metrics.csv", to_csv(progress.history).encode())
+    import pandas  # here, for it takes its time
+
+    text = pandas.DataFrame(progress.history, dtype=object).to_csv(index=False, lineterminator="\n")
+    write_atomically(folder / "metrics.csv", text.encode())
     return progress
 
 

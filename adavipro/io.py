@@ -1,10 +1,8 @@
 """Where things lie, files that are whole or not there, and the one source of randomness."""
 
-import csv
 import errno
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -106,16 +104,6 @@ def write_json(path: Path, value: Any) -> None:
 def canonical_json(value: Any) -> str:
     """JSON with one spelling for each value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def to_csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows with the same keys as CSV text; None is an empty cell, numbers keep every digit."""
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @functools.cache

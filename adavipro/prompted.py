@@ -21,9 +21,10 @@ from adavipro.evaluation import evaluate as evaluate_split
 from adavipro.io import expanded, generator
 from adavipro.method import AdaViPro
 from adavipro.models import Network
+from adavipro.models.fast import FastMaskGenerator
 from adavipro.prompts import FramePrompt
 from adavipro.recipe import Recipe, SettingError, Settings, check_names, setting
-from adavipro.where import EdgeDetector, MaskGenerator
+from adavipro.where import EdgeDetector
 
 KIND = "prompted classifier"
 METHODS = ("vp", "adavipro")
@@ -134,7 +135,7 @@ def build_method(
         return AdaViPro(template, nn.Identity(), control).to(device)
     raw = (classifier.mean, classifier.std) if masks.edge_input == "raw" else (None, None)
     edges = EdgeDetector(masks.edge_channels, *raw) if masks.edges else nn.Identity()
-    kind = MaskGenerator
+    kind = FastMaskGenerator
     if masks.where == "sigmoid":
         from adavipro.baselines.controls import SigmoidMasks
 
@@ -259,7 +260,7 @@ class PromptedClassifier(nn.Module):
         ours = isinstance(manifest, dict) and manifest.get("kind") == KIND
         if not ours or not isinstance(there := manifest.get("made_of"), dict):
             raise CheckpointError(f"{file} holds no {KIND}: give a file that PromptedClassifier.save wrote")
-        models.check_device(device)
+        models.prepare_device(device)
         try:
             own = there["network"] is None
             by_name = None if own else Network(**there["network"])
@@ -343,7 +344,7 @@ def fit(
         ValueError: if a setting, the network and the data do not fit each other, before any training.
         CheckpointError: if `folder` holds checkpoints of another network, other data or other settings.
     """
-    models.check_device(device)
+    models.prepare_device(device)
     if method not in METHODS:
         raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(METHODS)}")
     check_names(settings, [f.name for kind in (Prompt, Masks, Recipe) for f in fields(kind)])

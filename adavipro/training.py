@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from adavipro import checkpoints
-from adavipro.data import Split
+from adavipro.data import Split, batches
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
 from adavipro.method import AdaViPro
@@ -86,13 +86,13 @@ def train_step(
     loss.backward()
     finite = {"loss": loss.detach()}
     finite |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
-    # The one place in a step that waits for the device.
-    sound = torch.stack([value.isfinite().all() for value in finite.values()]).tolist()
+    told = [*(v.isfinite().all() for v in finite.values()), loss.detach(), (logits.argmax(1) == labels).sum()]
+    *sound, mean, right = torch.stack([v.double() for v in told]).tolist()  # the one wait for the device
     for name, is_sound in zip(finite, sound, strict=True):
         if not is_sound:
             raise TrainingDiverged(f"the {name} is not finite at {where}: lower the learning rates")
     optimizer.step()
-    return loss.item(), int((logits.argmax(1) == labels).sum())
+    return mean, int(right)
 
 
 def train(
@@ -124,7 +124,6 @@ def train(
         CheckpointError: if a checkpoint to resume from is missing, damaged or another training's.
         TrainingDiverged: if a value is not finite.
     """
-    device = classifier.mean.device
     epoch_steps = steps_an_epoch(recipe, len(train_split))
     total_steps = recipe.epochs * epoch_steps
     warmup = warmup_length(recipe, total_steps)
@@ -144,11 +143,9 @@ def train(
             order = torch.randperm(len(train_split), generator=generator(seed, "order", epoch))
             tau = temperature_at(epoch, recipe)
             loss_sum, right_sum = 0.0, 0
-            for index in order.split(recipe.batch_size):
+            for index, images, labels, _ in batches(train_split, classifier, order.split(recipe.batch_size)):
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
-                images = classifier.normalise(train_split.images[index].to(device))
-                labels = train_split.labels[index].to(device)
                 noise = generator(seed, "gumbel", state.step)
                 where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
                 loss, right = train_step(classifier, method, optimizer, images, labels, tau, noise, where)

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adavipro.data import sent
+
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-CPU_BYTES, CPU_IMAGES = 6_500_000, 8  # of F_c's output in one pass on a CPU: what stays in the cache is fast
 
 
 class EdgeDetector(nn.Module):
@@ -45,6 +46,9 @@ class EdgeDetector(nn.Module):
             images = images * self.std + self.mean
         if self.channels == 1:
             images = images.mean(1, keepdim=True)
+        images = images.contiguous(
+            memory_format=torch.channels_last
+        )  # three channels: 15 times as fast on a CPU
         return F.conv2d(images, self.kernel.to(images.dtype), padding=1, groups=self.channels)
 
 
@@ -110,24 +114,11 @@ class MaskGenerator(nn.Module):
 
     def forward(self, edges: Tensor) -> Tensor:
         """Turn edges (b, c, h, w) into region logits (b, 2, r, r); channel 0 is off, channel 1 is on."""
-        chunk = len(edges)
-        if edges.device.type == "cpu":
-            image_bytes = 4 * self.convergence.out_channels * edges.shape[2] * edges.shape[3]
-            chunk = min(CPU_IMAGES, max(1, CPU_BYTES // image_bytes))
-        return torch.cat([self._logits(part) for part in edges.split(chunk)])
-
-    def _logits(self, edges: Tensor) -> Tensor:
         hidden = self.convergence(edges)
         hidden = hidden.relu() if self.relu else hidden
-        if self.standardise:
-            hidden = F.layer_norm(hidden, hidden.shape[2:])
-        # F_p with kernel = stride is a matrix product over regions: faster than the convolution on a CPU.
-        b, d, h, w = hidden.shape
-        s = self.region_px
-        # b d (h s) (w s) -> b h w d s s: a region's pixels together
-        regions = hidden.view(b, d, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)
-        logits = F.linear(regions.flatten(3), self.policy.weight.flatten(1), self.policy.bias)
-        return logits.permute(0, 3, 1, 2)
+        hidden = F.layer_norm(hidden, hidden.shape[2:]) if self.standardise else hidden
+        logits: Tensor = self.policy(hidden)
+        return logits
 
     def decide(self, logits: Tensor, temperature: float | None, generator: torch.Generator | None) -> Tensor:
         """Decide on each region: sampled in training, the likelier without a temperature. Returns (b, 1, r, r).
@@ -176,7 +167,7 @@ def decide(logits: Tensor, temperature: float, noise: Tensor, hard: bool = False
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, but it must be above 0")
     # With two choices the softmax is a sigmoid of the difference, which cannot overflow.
-    difference = (logits.float() + noise.to(logits.device)).diff(dim=1)  # on - off: (b, 1, r, r)
+    difference = (logits.float() + sent(noise, logits.device)).diff(dim=1)  # on - off: (b, 1, r, r)
     soft = torch.sigmoid(difference / temperature)
     if not hard:
         return soft

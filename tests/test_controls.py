@@ -9,9 +9,10 @@ from adavipro.data import Split
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
 from adavipro.method import AdaViPro
+from adavipro.models.fast import FastMaskGenerator
 from adavipro.prompted import build_method
 from adavipro.prompts import FramePrompt
-from adavipro.where import MaskGenerator, decide, share_on
+from adavipro.where import decide, share_on
 
 
 def built(clip, **changes):
@@ -22,7 +23,7 @@ def built(clip, **changes):
 def test_sigmoid_masks_are_the_generator_without_noise_in_training_and_inference(clip, images, rng):
     method, learned = built(clip, where="sigmoid"), built(clip)
     assert type(method.masks) is SigmoidMasks
-    assert type(learned.masks) is MaskGenerator
+    assert type(learned.masks) is FastMaskGenerator
     for ours, theirs in zip(method.parameters(), learned.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     shown, trained = method(images), method(images, 5.0, rng)

@@ -1,20 +1,70 @@
+import time
+
 import numpy as np
 import pytest
 import torch
 from helpers import noisy_split
 from torch.utils.data import Subset, TensorDataset
 
-from adavipro.data import batches, from_dataset
+from adavipro import data
+from adavipro.data import Split, batches
+from adavipro.datasets import from_dataset
 from adavipro.recipe import SettingError
 
 IMAGE = torch.zeros(3, 8, 8)
 
 
-def test_batches_cover_a_split_in_order():
+def test_batches_cover_a_split_in_order(clip, monkeypatch):
+    monkeypatch.setattr(data, "EVALUATION_BATCH", 8)
     split = noisy_split(20, seed=0)
-    parts = list(batches(split, 8))
-    assert [len(split.labels[part]) for part in parts] == [8, 8, 4]
-    assert torch.equal(torch.cat([split.images[part] for part in parts]), split.images)
+    found = list(batches(split, clip))
+    assert [batch.part for batch in found] == [slice(0, 8), slice(8, 16), slice(16, 24)]
+    assert torch.equal(torch.cat([batch.images for batch in found]), clip.normalise(split.images))
+    assert torch.equal(torch.cat([batch.labels for batch in found]), split.labels)
+    assert torch.equal(torch.cat([batch.objects for batch in found]), split.objects)
+
+
+def test_large_images_come_a_few_at_a_time_on_a_cpu(clip, monkeypatch):
+    monkeypatch.setattr(data, "CPU_BYTES", 3 * 4 * 3 * 56 * 56)
+    assert [len(batch.labels) for batch in batches(noisy_split(8, seed=0), clip)] == [3, 3, 2]
+    monkeypatch.setattr(data, "CPU_BYTES", 1)
+    assert [len(batch.labels) for batch in batches(noisy_split(3, seed=0), clip)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("ahead", [None, False, True])
+def test_batches_of_indices_have_the_bits_of_a_loop_that_reads_them_one_after_the_other(clip, ahead):
+    split = noisy_split(20, seed=0)
+    parts = torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(6)
+    for (index, images, labels, _), part in zip(batches(split, clip, parts, ahead), parts, strict=True):
+        assert torch.equal(index, part)
+        assert torch.equal(images, (split.images[part].float() / 255 - clip.mean) / clip.std)
+        assert torch.equal(labels, split.labels[part])
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_next_batch_is_read_while_one_is_worked_on_and_no_other(clip, ahead):
+    read = []
+
+    class Recording:
+        def __getitem__(self, part):
+            read.append(part)
+            return torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    split = Split(Recording(), None, torch.zeros(9, dtype=torch.int64))
+    parts = [torch.tensor([i]) for i in range(9)]
+    for i, _ in enumerate(batches(split, clip, parts, ahead)):
+        time.sleep(0.02)
+        assert {int(part) for part in read} == set(range(min(i + 1 + ahead, 9)))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_pixel_that_is_out_of_range_is_refused_when_its_batch_comes(clip, ahead):
+    images = torch.rand(6, 3, 8, 8)
+    images[4, 0, 0, 0] = float("nan")
+    given = batches(Split(images, None, torch.zeros(6)), clip, torch.arange(6).split(2), ahead)
+    assert [len(next(given).images) for _ in range(2)] == [2, 2]
+    with pytest.raises(ValueError, match="pixels lie from nan to nan, expected floats in"):
+        next(given)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

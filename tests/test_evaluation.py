@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import noisy_split
 
-from adavipro import evaluation
+from adavipro import data
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
@@ -14,7 +14,7 @@ from adavipro.where import EdgeDetector, MaskGenerator
 @pytest.fixture
 def split(monkeypatch):
     """Two full batches of evaluation and a part of a third."""
-    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 8)
+    monkeypatch.setattr(data, "EVALUATION_BATCH", 8)
     return noisy_split(20, seed=1)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adavipro import io
-from adavipro.io import canonical_json, file_sha256, generator, to_csv, write_atomically, write_json
+from adavipro.io import canonical_json, file_sha256, generator, write_atomically, write_json
 
 # --- Files --------------------------------------------------------------------------------------------------------
 
@@ -50,11 +50,6 @@ def test_json_is_for_people_and_canonical_json_has_one_spelling(tmp_path):
     assert canonical_json(value) == canonical_json({"a": {"none": None, "name": "é"}, "b": [1, 2.5]})
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))
-
-
-def test_csv_has_a_line_a_row_and_keeps_every_digit():
-    rows = [{"name": 'a, "b"', "value": 1 / 3, "none": None}, {"name": "c", "value": 2, "none": 0}]
-    assert to_csv(rows) == 'name,value,none\n"a, ""b""",0.3333333333333333,\nc,2,0\n'
 
 
 def test_sha256_of_a_file_is_of_what_it_holds_now(tmp_path):

@@ -16,7 +16,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from adavipro import models
+from adavipro import data, models
 from adavipro.data import Split
 from adavipro.datasets import embedded
 from adavipro.method import AdaViPro
@@ -485,7 +485,7 @@ def test_iterative_follows_the_prompt_and_says_nothing_of_gradients(pictures):
 def test_counts_are_those_of_each_image_by_itself(pictures, monkeypatch):
     classifier = colours("frequency")
     whole = classifier.count(pictures)
-    monkeypatch.setattr(models, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(data, "EVALUATION_BATCH", 7)
     assert torch.equal(classifier.count(pictures), whole)
     assert whole.sum() == len(pictures)
     assert whole[:3].flip(0).equal(10 * torch.eye(3, dtype=torch.int64))

@@ -1,5 +1,6 @@
 """A training is the paper's loop, picks by validation, and stops where a value is not finite."""
 
+import functools
 import math
 
 import pytest
@@ -168,7 +169,7 @@ def test_n1_value_that_is_not_finite_stops_the_run_before_the_step(
             return tensor
         before.update(copies(method))
         tensor = tensor.clone()
-        tensor.view(-1)[-1] = value
+        tensor[(-1,) * tensor.ndim] = value
         return tensor
 
     if where == "pixel":
@@ -194,6 +195,15 @@ def test_n1_learning_rate_that_is_far_too_large(clip, train, val):
     recipe = Recipe(epochs=7, batch_size=16, prompt_lr=1e38, warmup_steps=0)
     with pytest.raises(TrainingDiverged, match=r"not finite at step \d+ .*lower the learning rates"):
         fit(clip, build(clip, "vp"), train, val, recipe=recipe)
+
+
+def test_reading_ahead_changes_no_bit_of_a_training(clip, train, val, monkeypatch):
+    here = fit(clip, one := build(clip), train, val)
+    monkeypatch.setattr(training, "batches", functools.partial(training.batches, ahead=True))
+    ahead = fit(clip, other := build(clip), train, val)
+    assert ahead == here
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_warmup_as_long_as_the_run_is_refused_before_anything_is_removed(clip, train, val, tmp_path):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adavipro.io import generator as keyed
-from adavipro.where import MaskGenerator, check_region, choose, gumbel_noise
+from adavipro.models.fast import FastMaskGenerator
+from adavipro.where import check_region, choose, gumbel_noise
 
 
 class PatchPrompt(nn.Module):
@@ -63,7 +64,7 @@ class PatchPrompt(nn.Module):
         return F.pad(values, (left, free - left, top, free - top))
 
 
-class SigmoidMasks(MaskGenerator):
+class SigmoidMasks(FastMaskGenerator):
     """The mask generator without decisions: each region's mask is the sigmoid of its logits' difference.
 
     In training and in inference alike: no noise, no temperature, no argmax. It has the same parameters.

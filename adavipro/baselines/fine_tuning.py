@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adavipro import checkpoints
 from adavipro.baselines import FILE
 from adavipro.classifier import FrozenClassifier
-from adavipro.data import Split
+from adavipro.data import Split, batches
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
 from adavipro.recipe import (
@@ -69,7 +69,6 @@ def fine_tune(
     classifier = copy.deepcopy(frozen)
     parameters = list(classifier.network.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay)
-    device = classifier.mean.device
     epoch_steps = steps_an_epoch(recipe, len(train))
     total_steps = recipe.epochs * epoch_steps
     warmup = warmup_length(recipe, total_steps)
@@ -77,11 +76,11 @@ def fine_tune(
     best_epoch, best_accuracy, best = -1, -1.0, {}
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
-        for step, index in enumerate(order.split(recipe.batch_size), start=epoch * epoch_steps):
+        given = batches(train, classifier, order.split(recipe.batch_size))
+        for step, (index, images, labels, _) in enumerate(given, start=epoch * epoch_steps):
             for group in optimizer.param_groups:
                 group["lr"] = tuning.learning_rate * learning_rate_factor(step, total_steps, warmup)
-            scores = classifier(classifier.normalise(train.images[index].to(device)))
-            loss = F.cross_entropy(scores, train.labels[index].to(device))
+            loss = F.cross_entropy(classifier(images), labels)
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

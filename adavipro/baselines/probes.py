@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split, batches
-from adavipro.evaluation import EVALUATION_BATCH
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
@@ -19,10 +18,8 @@ def features(classifier: FrozenClassifier, split: Split) -> Tensor:
 
     They lie on the classifier's device; on the CPU where that is Apple's, which has no float64 to fit a probe in.
     """
-    device = classifier.mean.device
-    parts = (split.images[part].to(device) for part in batches(split, EVALUATION_BATCH))
-    found = torch.cat([classifier.outputs(classifier.normalise(images)) for images in parts])
-    return found.cpu() if device.type == "mps" else found
+    found = torch.cat([classifier.outputs(batch.images) for batch in batches(split, classifier)])
+    return found.cpu() if found.device.type == "mps" else found
 
 
 def fit_probe(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> nn.Linear:

@@ -1,13 +1,15 @@
 """Data sets by name: those that are drawn, the paper's nine, and folders of images. One file a kind."""
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from adavipro.data import Split, from_dataset
+from adavipro.data import Split
 from adavipro.datasets import embedded, folders, nine
 from adavipro.datasets.images import read_image
 from adavipro.io import expanded, generator
@@ -93,6 +95,38 @@ def as_split(data: Any, image_px: int | None = None) -> Split:
         wanted = f"{image_px} x {image_px} px" if image_px else "square ones"
         raise SettingError(f"images are {height} x {width} px, expected {wanted}: resize them")
     return data
+
+
+def from_dataset(dataset: Any, decode: Callable[[Any], Tensor] | None = None) -> Split:
+    """Read a `torch.utils.data.Dataset` of (image, label) into memory, once.
+
+    Args:
+        dataset: its images are tensors of one size, uint8 or floats in [0, 1], or what `decode` takes.
+        decode: turns an image that is no tensor, as Pillow's, into one.
+
+    Raises:
+        SettingError: naming the first item that does not fit.
+    """
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for i in range(len(dataset)):
+        image, label = dataset[i]
+        try:
+            labels.append(operator.index(label))
+            image = image if isinstance(image, Tensor) or decode is None else decode(image)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"item {i} of the data, label {label!r}, cannot be used: {error}") from error
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+            told = f"of type {type(image).__name__}: say which side the network takes, as image_px=224"
+            told = f"{tuple(image.shape)}, expected (3, h, w)" if isinstance(image, Tensor) else told
+            raise SettingError(f"image {i} of the data set is {told}")
+        if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
+            told = f"{image.dtype} {tuple(image.shape)}, but the first is {images[0].dtype} {tuple(images[0].shape)}"
+            raise SettingError(f"image {i} of the data set is {told}: resize all of them to one size")
+        images.append(image)
+    if not images:
+        raise SettingError("the data set is empty, but a split needs at least one image")
+    return Split(torch.stack(images), None, torch.tensor(labels))
 
 
 def folder_class_names(data: Any) -> list[str] | None:

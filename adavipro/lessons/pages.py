@@ -115,7 +115,7 @@ def begin(
         folder = expanded(out if out is not None else root / "notebooks" / name)
         page = Page(name, world, device, root, folder, parameters)
         check_injected(name, [*parameters, "world", "device", "runs", "out"])
-        models.check_device(device)
+        models.prepare_device(device)
         run = page.experiment("adavipro")  # refuses wrong settings
         if (run.dataset in CLASS_NAMES) != (world == "embedded"):
             known = f"the embedded world has {', '.join(CLASS_NAMES)}, and the paper's its nine"

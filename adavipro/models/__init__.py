@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from adavipro.classifier import FrozenClassifier, FrozenClip
 from adavipro.data import Split, batches
-from adavipro.evaluation import EVALUATION_BATCH
 from adavipro.io import data_folder, expanded, file_sha256
+from adavipro.models.fast import PatchEmbedding, keep_freed_memory
 from adavipro.recipe import SettingError, Settings, setting
 
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
@@ -54,7 +53,7 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
     Raises:
         SettingError: if model, weights and names do not go together, or the weights cannot be had.
     """
-    check_device(device)
+    prepare_device(device)
     names = clean_class_names(class_names)
     if weights_file(network.model) is not None and network.pretrained not in (None, "random"):
         told = f"pretrained is {network.pretrained!r}, but model {network.model!r} is a folder with its own weights"
@@ -109,13 +108,19 @@ def tensors_sha256(network: nn.Module) -> str:
     return hashlib.sha256(save(copies)).hexdigest()
 
 
-def check_device(device: str) -> None:
-    """Raise a SettingError where torch cannot compute on a device here."""
+def prepare_device(device: str) -> None:
+    """Make ready to compute on a device.
+
+    Raises:
+        SettingError: if torch cannot do so here.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         told = f"which torch cannot use here: {str(error).splitlines()[0]}"
         raise SettingError(f"device is {device!r}, {told}") from None
+    if device == "cpu":
+        keep_freed_memory()
 
 
 def clean_class_names(names: Sequence[str]) -> list[str]:
@@ -243,22 +248,6 @@ def _check_preprocessing(name: str, about: dict[str, Any]) -> None:
             raise SettingError(f"model {name!r} {told}: use another model")
 
 
-class PatchEmbedding(nn.Module):
-    """A ViT's first convolution (kernel = stride) as one matrix product: its input gradient is fast on a CPU."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-        self.side = int(conv.stride[0])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed each patch: (b, 3, h, w) to (b, d, h / side, w / side)."""
-        (b, c, h, w), s = images.shape, self.side
-        # To b (h s) (w s): patch, pixels.
-        patches = images.view(b, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(patches.flatten(3), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
 # --- torchvision and timm, with a label mapping -------------------------------------------------------------------
 
 
@@ -302,6 +291,7 @@ def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
     library, _, name = network.model.partition(":")
     made, about = (_from_timm if library == "timm" else _from_torchvision)(name, network.pretrained)
     about |= {"class_names": names, "name": network.model, "own": True}
+    made.to(memory_format=torch.channels_last)  # convolutions are faster so
     return MappedClassifier(made, str(network.label_mapping), **about)
 
 
@@ -382,9 +372,8 @@ class MappedClassifier(FrozenClassifier):
     def count(self, split: Split, method: Callable[[Tensor], Any] | None = None) -> Tensor:
         """Count how often images, with their prompt, are taken for each source class: int64 (source classes, k)."""
         counts = torch.zeros(self.sources, len(self.class_names), dtype=torch.int64)
-        for part in batches(split, EVALUATION_BATCH):
-            images = self.normalise(split.images[part].to(self.mean.device))
+        for _, images, labels, _ in batches(split, self):
             images = images if method is None else method(images).images
-            found = (self.outputs(images).argmax(1).cpu(), split.labels[part])
+            found = (self.outputs(images).argmax(1).cpu(), labels.cpu())
             counts.index_put_(found, torch.tensor(1), accumulate=True)
         return counts
