@@ -6,6 +6,7 @@ What a command needs is imported when it is called, so that help and tables need
 import argparse
 import ast
 import errno
+import io
 import re
 import sys
 import warnings
@@ -147,7 +148,10 @@ def figure(args: argparse.Namespace) -> None:
     draw = dict(
         zip(FIGURES, (figures.accuracy_figure, figures.masks_figure, figures.ablations_figure), strict=True)
     )
-    drawn = draw[args.number](results.read(args.results))
+    try:
+        drawn = draw[args.number](results.read(args.results))
+    except LookupError as error:
+        raise ValueError(f"the results hold no {error}, which figure {args.number} needs") from None
     print(*figures.save(drawn, args.out or args.root / f"figure-{args.number}"), sep="\n")
 
 
@@ -260,6 +264,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; what the user got wrong is one sentence on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
     args = parser().parse_args(argv)
     with warnings.catch_warnings():
         if not args.traceback:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from adavipro.__main__ import main
 from adavipro.experiment import GROUPS, preset
 from adavipro.lessons import series
 from adavipro.recipe import SettingError
+from adavipro.report import results
 from adavipro.report.studies import FRAMES_PX
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.training.MaskCollapseWarning")
@@ -185,6 +187,30 @@ def test_table_of_a_file_that_holds_no_results_is_one_line_on_stderr(tmp_path, c
         r"adavipro: .*results\.csv.*\n",
         fails(["table", "2", "--world", "embedded", "--results", path], capfd),
     )
+
+
+def test_figure_of_results_without_a_column_that_it_needs_is_one_line(tmp_path, capfd):
+    path = tmp_path / "results.csv"
+    path.write_text(results.EMBEDDED.read_text().replace("object_cover", "cover", 1))
+    told = fails(["figure", "masks", "--results", path], capfd)
+    assert told == "adavipro: the results hold no ['object_cover'], which figure masks needs\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_path_that_the_terminal_cannot_show_does_not_end_a_run_badly(tmp_path, encoding):
+    command = [
+        sys.executable,
+        "-m",
+        "adavipro",
+        "figure",
+        "2",
+        "--out",
+        os.path.join(os.fsencode(tmp_path), b"caf\xe9"),
+    ]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[0].endswith(rb"caf\udce9.png")
+    assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
 
 
 @pytest.mark.parametrize(

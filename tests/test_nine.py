@@ -18,6 +18,7 @@ from torchvision.transforms import functional
 from adavipro import datasets
 from adavipro.datasets import nine
 from adavipro.datasets.nine import SPECS, PartialDataWarning, find
+from adavipro.recipe import SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore::adavipro.datasets.nine.PartialDataWarning")
 WITH_COOP = [name for name, spec in SPECS.items() if spec.coop]
@@ -165,12 +166,25 @@ def test_split_file_of_windows_and_endings_in_any_case_are_read(fresh):
     for picture in base.glob("images/banded/*"):
         picture.rename(picture.with_suffix(".JPG"))
     assert find("dtd").counts == before.counts
+    file.write_text(file.read_text().replace("banded_0001", "banded\\u0000_0001"))
+    with pytest.raises(SettingError, match=r"1 of .* files are missing in .*: banded/banded\x00_0001\.jpg"):
+        find("dtd")
     base, before = nine_samples.write("eurosat", fresh), find("eurosat")
     for picture in base.glob("2750/Forest/*"):
         picture.rename(picture.with_suffix(".JPG"))
     assert {s: [p.lower() for p, _ in own] for s, own in pairs(find("eurosat")).items()} == {
         s: [p.lower() for p, _ in own] for s, own in pairs(before).items()
     }
+
+
+@pytest.mark.parametrize("name", ["dtd", "food101", "oxfordpets", "ucf101"])
+def test_lists_of_windows_are_read(name, fresh):
+    base = nine_samples.write(name, fresh)
+    before = find(name).version
+    for part in SPECS[name].lists.values():
+        text = (base / part).read_text().replace("/", "\\").replace("\n", "\r\n")
+        (base / part).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert find(name).version == before
 
 
 def test_eurosats_raw_names_in_a_split_file_become_the_long_ones(fresh):

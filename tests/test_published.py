@@ -179,11 +179,15 @@ def test_a_figure_that_was_not_read_stays_blank_beside_ours():
         ([EUROSAT[0]], "the results hold the run EuroSAT adavipro 30  0 twice"),
         (
             [run("eurosat", "vp", 30, 0, 0.5, split="own")],
-            "of several splits of a data set, which do not compare",
+            "of more than one split of a data set, which do not compare",
         ),
         (
             [run("dtd", "vp", 30, s, 0.5, recipe=r) for s, r in enumerate(("ours", "paper"))],
-            "of several recipes",
+            "of more than one recipe, which do not compare",
+        ),
+        (
+            [run("dtd", "vp", 30, s, 0.5, study=name) for s, name in enumerate(("main", "edges"))],
+            "of more than one study, which do not compare",
         ),
     ],
 )

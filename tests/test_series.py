@@ -1,6 +1,7 @@
 """The series runner on small notebooks of its own: what is finished, what failed, what is kept."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,13 @@ if not begun.exists():
     assert error is None
     assert series.finished(folder)
     assert not (folder / "failed.ipynb").exists()
+
+
+def test_a_folder_that_is_not_named_in_utf8_is_one_sentence(tmp_path):
+    runs = tmp_path / os.fsdecode(b"caf\xe9")
+    folder, error = series.rerun(write(tmp_path, "00_fine", FINISH), runs, {})
+    assert error == f"the folder {os.fsencode(folder)!r} is not named in UTF-8: give another one, by --root"
+    assert not list(folder.glob("*.ipynb"))
 
 
 # What another process does: it reproduces a notebook at the same time.

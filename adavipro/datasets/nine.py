@@ -315,7 +315,7 @@ def _few(names: set[str]) -> str:
 def _listed(name: str, file: Path) -> list[tuple[Any, str]]:
     """Pictures of a text file, a line each, with their classes."""
     pairs: list[tuple[Any, str]] = []
-    for line in file.read_text("utf-8", "replace").splitlines():
+    for line in file.read_text("utf-8-sig", "replace").replace("\\", "/").splitlines():
         if line.strip() and not line.startswith("#"):
             folder, picture = posixpath.split(posixpath.splitext(line.split()[0])[0])
             own = picture.rpartition("_")[0] if name == "oxfordpets" else folder
@@ -405,7 +405,7 @@ def _on_disk(images: Path, rows: Rows) -> Rows:
 
     def look(picture: Picture) -> Picture:
         for path in _spellings(picture.path):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 stat = os.stat(f"{images}/{path}")
                 return picture._replace(path=path, size=stat.st_size, time=stat.st_mtime_ns)
         missing.add(picture.path)

@@ -160,10 +160,11 @@ def beside(rows: pd.DataFrame | None, grid: "Grid") -> pd.DataFrame:
 
 def _comparable(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     """Accuracy (percent) and parameters (million) by the columns of CELL and seed."""
-    rows = rows.reindex(columns=[*CELL, "seed", "test_accuracy", "parameters", "recipe", "split"])
+    rows = rows.reindex(columns=[*CELL, "seed", "test_accuracy", "parameters", "study", "recipe", "split"])
     rows = rows.dropna(subset=["test_accuracy"]).fillna({"prompt_px": 0, "seed": 0, "value": ""})
-    if rows["recipe"].nunique() > 1 or (rows.groupby("dataset")["split"].nunique() > 1).any():
-        told = "the results are of several recipes, or of several splits of a data set"
+    several = [name for name in ("study", "recipe") if rows[name].nunique() > 1]
+    if several or (rows.groupby("dataset")["split"].nunique() > 1).any():
+        told = f"the results are of more than one {several[0] if several else 'split of a data set'}"
         raise SettingError(f"{told}, which do not compare: keep the rows of one")
     bare = rows["method"] == "zero-shot"  # nothing is drawn: one for all seeds
     rows = pd.concat([rows[~bare], *(rows[bare].assign(seed=seed) for seed in seeds)])

@@ -47,6 +47,10 @@ def execute(
     # A Dask worker gives memory back at once, which would make torch on a CPU twice as slow.
     os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
     end = time.monotonic() + (limit_s or 0)
+    try:
+        str(folder).encode()  # a notebook cannot hold another path
+    except UnicodeEncodeError:
+        return f"the folder {os.fsencode(folder)!r} is not named in UTF-8: give another one, by --root"
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("running-*.ipynb"):  # of a worker that died; a run that is at it writes it again
         left.unlink(missing_ok=True)
