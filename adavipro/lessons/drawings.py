@@ -14,6 +14,7 @@ from torch import Tensor
 from adavipro.classifier import FrozenClassifier
 from adavipro.datasets.images import read_image
 from adavipro.io import data_folder, generator
+from adavipro.lessons.figures import MASK_PANELS, plain
 from adavipro.method import AdaViPro
 from adavipro.prompts import frame_support
 from adavipro.where import EdgeDetector, decide, enlarge, gumbel_noise
@@ -24,9 +25,7 @@ _LINES = (("#103a70", "-o"), ("#d08a00", "--s"), ("0.45", ":^"), ("#7fb3d5", "-.
 METRIC_TITLES = {
     "loss": "training loss",
     "val_accuracy": "validation accuracy (%)",
-    "temperature": "temperature",
-    "share_on": "regions on (%)",
-    "mask_diversity": "how much masks differ (%)",
+    **MASK_PANELS,
 }
 
 
@@ -301,8 +300,7 @@ def curves_figure(
         axes.set_xlabel("epoch", fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.tick_params(labelsize=8)
-        axes.grid(axis="y", color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes)
     lines, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower left", fontsize=8, frameon=False)
     return figure

@@ -45,10 +45,15 @@ def save(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for target in paths:
-        content = io.BytesIO()
-        figure.savefig(content, format=target.suffix[1:], dpi=120, bbox_inches="tight")
-        write_atomically(target, content.getvalue())
+        write_atomically(target, rendered(figure, format=target.suffix[1:], dpi=120, bbox_inches="tight"))
     return paths
+
+
+def rendered(figure: Figure, **how: Any) -> bytes:
+    """A figure as the content of a file, as `Figure.savefig` writes it."""
+    content = io.BytesIO()
+    figure.savefig(content, **how)
+    return content.getvalue()
 
 
 def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
@@ -62,10 +67,11 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
-    _plain(axes)
+    plain(axes)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Leave lines across at the ticks, and no box."""
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -131,6 +137,6 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(lines)), lines[study])
         axes.set_xlim(-0.5, len(lines) - 0.5)
         axes.set_title(title, fontsize=9)
-        _plain(axes)
+        plain(axes)
     figure.axes[0].set_ylabel("points against the recipe (o)")
     return figure

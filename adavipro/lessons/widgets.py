@@ -1,6 +1,5 @@
 """Interactive explorers for JupyterLab; the static twin of each is a figure of `adavipro.lessons.drawings`."""
 
-import io
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from adavipro.classifier import FrozenClassifier
 from adavipro.io import write_atomically
 from adavipro.lessons import drawings
+from adavipro.lessons.figures import rendered
 from adavipro.method import AdaViPro
 from adavipro.prompts import frame_support
 
@@ -43,17 +43,12 @@ class _Explorer:
         if not self.paused:
             with _DRAWING:
                 figure, line = self.draw()
-                self.image.value, self.line.value = _png(figure), line  # the line when its picture is there
+                picture = rendered(figure)
+                self.image.value, self.line.value = picture, line  # the line when its picture is there
 
     def under(self, *controls: w.Widget) -> w.VBox:
         """Put the picture and its line under a row of controls."""
         return w.VBox([w.HBox(controls), self.image, self.line])
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
 
 
 def _image_choice(names: Sequence[str]) -> w.Dropdown:
@@ -161,5 +156,5 @@ class LiveView:
 
     def _redraw(self, history: Sequence[dict[str, Any]]) -> None:
         with _DRAWING:
-            self.pictures[0].value = _png(drawings.curves_figure({"this run": history}))
-            self.pictures[1].value = _png(drawings.forming_figure(self.masks, self.images))
+            self.pictures[0].value = rendered(drawings.curves_figure({"this run": history}))
+            self.pictures[1].value = rendered(drawings.forming_figure(self.masks, self.images))

@@ -63,9 +63,8 @@ def with_baselines(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the main grid at the narrow frame, and those of the baselines that ship beside them (Tables 1 and 3)."""
     main = of_studies(rows, "main")
     main = main[main["prompt_px"].fillna(NARROW_PX) == NARROW_PX]
-    shipped = of_studies(
-        results.read_table(BASELINES, ("study", "dataset", "method", "test_accuracy")), "main"
-    )
+    shipped = results.read_table(BASELINES, ("study", "dataset", "method", "test_accuracy"))
+    shipped = of_studies(shipped, "main")
     shipped = shipped[shipped["dataset"].isin(main["dataset"]) & ~shipped["method"].isin(main["method"])]
     return pd.concat([main, shipped], ignore_index=True)
 
