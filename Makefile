@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce results notebooks docs pretrain test test-browser test-faults lint format clean
+.PHONY: help reproduce results notebooks docs pretrain bench test test-browser test-faults lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' commit
 
 pretrain: $(INSTALLED) ## Train the small CLIP that ships in data/ anew
 	$(BIN)/python tools/pretrain.py
+
+bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write benchmarks/: nothing else should run
+	$(BIN)/python benchmarks/speed.py
 
 test: lint ## Check style and types, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -35,6 +35,7 @@ class FramePrompt(nn.Module):
     """
 
     support: Tensor  # pixels that the template lies on: bool (h, w)
+    places: Tensor  # their numbers, row by row
 
     def __init__(
         self,
@@ -46,8 +47,8 @@ class FramePrompt(nn.Module):
         super().__init__()
         self.image_px = image_px
         self.register_buffer("support", frame_support(image_px, width_px), persistent=False)
-        count = int(self.support.sum())
-        self.values = nn.Parameter(start_std * torch.randn(3, count, generator=generator))
+        self.register_buffer("places", self.support.flatten().nonzero()[:, 0], persistent=False)
+        self.values = nn.Parameter(start_std * torch.randn(3, len(self.places), generator=generator))
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
         """Lay the pixels out on the image. Returns P (1, 3, h, w).
@@ -55,6 +56,5 @@ class FramePrompt(nn.Module):
         Args:
             generator: source of chance in training, for templates that have some; a frame has none.
         """
-        flat = self.values.new_zeros(3, self.image_px**2)
-        flat[:, self.support.flatten()] = self.values
+        flat = self.values.new_zeros(3, self.image_px**2).index_copy(1, self.places, self.values)
         return flat.view(1, 3, self.image_px, self.image_px)

@@ -12,14 +12,14 @@ from adavipro.where import MaskGenerator
 
 # Of F_c's output, so many bytes are at work at a time (on a CPU: what stays in the cache), and so many may be kept.
 HIDDEN_BYTES, KEPT_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}, 64_000_000
-VARIANCE_EPS = 1e-5  # as in torch's layer_norm
+EPS = 1e-5  # beside the variance, as in torch's layer_norm
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed; nothing elsewhere.
 
-    It maps a tensor of over 32 MB anew at each use, and the system then clears its pages: half the time of a network with
-    large activations on a CPU.
+    It maps a tensor of over 32 MB anew at each use, and the system then clears its pages: half the time of a network
+    with large activations on a CPU.
     """
     threshold, trim = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, another C library
@@ -45,33 +45,27 @@ class PatchEmbedding(nn.Module):
 
 
 class FastMaskGenerator(MaskGenerator):
-    """The mask generator, its logits a few images at a time."""
+    """The mask generator, its logits computed a few images at a time."""
 
     def forward(self, edges: Tensor) -> Tensor:
         """Turn edges (b, c, h, w) into region logits (b, 2, r, r), as MaskGenerator does."""
         d, s, r = self.convergence.out_channels, self.region_px, edges.shape[-1] // self.region_px
-        policy = self.policy.weight.permute(0, 2, 3, 1).reshape(2, s * s * d)
         place, dtype = edges.device.type, edges.dtype
         dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else dtype
-        bias = self.convergence.bias
-        weights = (
-            self.convergence.weight.to(dtype),
-            bias if bias is None else bias.to(dtype),
-            policy.to(dtype),
-        )
-        image_bytes = dtype.itemsize * d * edges.shape[2] * edges.shape[3]
-        parts = edges.to(dtype).split(max(1, HIDDEN_BYTES.get(place, 0) // image_bytes))
-        how = (s, self.relu, self.standardise, len(edges) * image_bytes <= KEPT_BYTES)
-        logits: Tensor = torch.cat([_RegionLogits.apply(part, *weights, *how) for part in parts])
+        policy = self.policy.weight.permute(0, 2, 3, 1).reshape(2, s * s * d)
+        given = (edges, self.convergence.weight, self.convergence.bias, policy)
+        how = (s, self.relu, self.standardise)
+        logits: Tensor = _RegionLogits.apply(*(t if t is None else t.to(dtype) for t in given), *how)
         logits = logits if self.policy.bias is None else logits + self.policy.bias
         return logits.transpose(1, 2).reshape(len(edges), 2, r, r)
 
 
 class _RegionLogits(torch.autograd.Function):
-    """F_p of the standardised ReLU of F_c, without F_p's bias, (b, regions, 2), for a few images at a time.
+    """F_p of the standardised ReLU of F_c, without F_p's bias: (b, regions, 2).
 
-    F_c's output has D numbers a pixel, far more than all else: unless the batch is small, it is not kept but computed
-    again for the gradient. The pixels of a region lie together, channels last, so that F_p is one matrix product.
+    F_c's output has D numbers a pixel, far more than all else: it is there for a few images at a time and, unless the
+    batch is small, computed again for the gradient. Whatever lasts is allocated before, so that the memory of one part
+    serves the next. The pixels of a region lie together, channels last, so that F_p is one matrix product.
     """
 
     @staticmethod
@@ -91,53 +85,73 @@ class _RegionLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
         """Logits of edges (b, c, h, w), F_c's weight and bias, and F_p's weight (2, side * side * d)."""
-        edges, weight, bias, policy, side, relu, standardise, keep = given
-        with torch.autocast(policy.device.type, enabled=False):
-            hidden = _RegionLogits.hidden(edges, weight, bias, side, relu)
-            mean, scale = hidden.new_zeros(1, 1, 1), hidden.new_ones(1, 1, 1)
-            if standardise:  # by image and channel: (b, 1, d), in float32 at least
-                dtype = torch.promote_types(hidden.dtype, torch.float32)
-                mean, square = (t.mean(1, keepdim=True, dtype=dtype) for t in (hidden, hidden.square()))
-                scale = ((square - mean * mean).clamp(min=0) + VARIANCE_EPS).rsqrt()
-            ctx.save_for_backward(edges, weight, bias, policy, mean, scale, hidden if keep else None)
-            ctx.how = side, relu, standardise
-            standard = torch.addcmul(-mean * scale, hidden, scale).to(hidden.dtype)
-            return F.linear(standard.view(len(hidden), -1, policy.shape[1]), policy)
+        edges, weight, bias, policy, side, relu, standardise = given
+        (b, _, h, w), d = edges.shape, len(weight)
+        image_bytes = edges.element_size() * d * h * w
+        size = max(1, HIDDEN_BYTES.get(edges.device.type, 0) // image_bytes)
+        parts = [slice(i, i + size) for i in range(0, b, size)]
+        # By image and channel, in float32 at least.
+        exact = torch.promote_types(edges.dtype, torch.float32)
+        mean, scale = edges.new_zeros(b, 1, d, dtype=exact), edges.new_ones(b, 1, d, dtype=exact)
+        logits, kept = edges.new_empty(b, h * w // side**2, 2), []
+        with torch.autocast(edges.device.type, enabled=False):
+            for part in parts:
+                hidden = _RegionLogits.hidden(edges[part], weight, bias, side, relu)
+                if standardise:
+                    mean[part] = hidden.mean(1, keepdim=True, dtype=exact)
+                    square = hidden.square().mean(1, keepdim=True, dtype=exact)
+                    scale[part] = (
+                        square.addcmul_(mean[part], mean[part], value=-1).clamp_(min=0) + EPS
+                    ).rsqrt()
+                standard = torch.addcmul(-mean[part] * scale[part], hidden, scale[part]).to(hidden.dtype)
+                logits[part] = F.linear(standard.view(len(hidden), -1, policy.shape[1]), policy)
+                kept += [hidden] if b * image_bytes <= KEPT_BYTES else []
+        ctx.save_for_backward(edges, weight, bias, policy, mean, scale, *kept)
+        ctx.how = side, relu, standardise, parts
+        return logits
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Gradients of what `forward` was given: those of F_c only where they are asked for."""
-        edges, weight, bias, policy, mean, scale, hidden = ctx.saved_tensors
-        (grad,), (side, relu, standardise) = grads, ctx.how
-        with torch.autocast(grad.device.type, enabled=False):
-            hidden = _RegionLogits.hidden(edges, weight, bias, side, relu) if hidden is None else hidden
-            b, pixels, d = hidden.shape
-            regions = hidden.view(b, -1, policy.shape[1])
-            # The sum over regions of gradient times standardised output, by image: (b, 2, side * side, d).
-            by_image = (grad.transpose(1, 2) @ regions).view(b, 2, -1, d)
-            total = grad.sum(1)[..., None, None]
-            by_image = (by_image - total * mean.unsqueeze(1)) * scale.unsqueeze(1)
-            weights = policy.view(2, -1, d)
-            shift = factor = torch.zeros_like(mean)
-            if standardise:  # less the parts that mean and standard deviation take
-                first = (total * weights.sum(1, keepdim=True)).sum(1) / pixels
-                factor = -(by_image * weights).sum((1, 2)).unsqueeze(1) / pixels * scale * scale
-                shift = -scale * first - mean * factor
-            back = torch.addcmul(shift, hidden, factor)
-            outer = back.view(b, -1, policy.shape[1])
-            scaled = (weights * scale.unsqueeze(1)).flatten(2)  # (b, 2, side * side * d)
-            for choice in range(2):
-                outer.addcmul_(grad[..., choice, None], scaled[:, choice, None])
-            back = back.to(hidden.dtype)
-            hidden_grad = hidden.new_empty(b, *edges.shape[2:], d).permute(0, 3, 1, 2)
-            ordered = _RegionLogits.by_region(hidden_grad, side)
-            if relu:
-                back, hidden = (t.view(ordered.shape) for t in (back, hidden))
-                torch.ops.aten.threshold_backward.grad_input(back, hidden, 0, grad_input=ordered)
-            else:
-                ordered.copy_(back.view(ordered.shape))
-            asked = [*ctx.needs_input_grad[:2], bias is not None]
-            convolution = torch.ops.aten.convolution_backward(
-                hidden_grad, edges, weight, [d], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, asked
-            )
-        return *convolution, by_image.sum(0).flatten(1).to(policy.dtype), None, None, None, None
+        """Gradients of what `forward` was given."""
+        edges, weight, bias, policy, mean, scale, *kept = ctx.saved_tensors
+        side, relu, standardise, parts = ctx.how
+        (_, _, h, w), d = edges.shape, len(weight)
+        weights = policy.view(2, -1, d)
+        given = (edges, weight, bias)
+        asked = [*ctx.needs_input_grad[:2], bias is not None]
+        found = [torch.zeros_like(t) if is_asked else None for t, is_asked in zip(given, asked, strict=True)]
+        policy_grad = torch.zeros_like(weights, dtype=mean.dtype)
+        with torch.autocast(edges.device.type, enabled=False):
+            for i, part in enumerate(parts):
+                hidden = kept[i] if kept else _RegionLogits.hidden(edges[part], weight, bias, side, relu)
+                grad, centre, factor = grads[0][part].contiguous(), mean[part], scale[part]
+                regions = hidden.view(len(hidden), -1, policy.shape[1])
+                # The sum over regions of gradient times standardised output, by image: (b, 2, side * side, d).
+                by_image = (grad.transpose(1, 2) @ regions).view(len(hidden), 2, -1, d)
+                total = grad.sum(1)[..., None, None]
+                by_image = (by_image - total * centre.unsqueeze(1)) * factor.unsqueeze(1)
+                policy_grad += by_image.sum(0)
+                shift = slope = torch.zeros_like(centre)
+                if standardise:  # less the parts that mean and standard deviation take
+                    first = (total * weights.sum(1, keepdim=True)).sum(1) / (h * w)
+                    slope = -(by_image * weights).sum((1, 2)).unsqueeze(1) / (h * w) * factor * factor
+                    shift = -factor * first - centre * slope
+                back = torch.addcmul(shift, hidden, slope)
+                scaled = (weights * factor.unsqueeze(1)).flatten(2)  # (b, 2, side * side * d)
+                for choice in range(2):
+                    back.view(regions.shape).addcmul_(grad[..., choice, None], scaled[:, choice, None])
+                back = back.to(hidden.dtype)
+                hidden_grad = hidden.new_empty(len(hidden), h, w, d).permute(0, 3, 1, 2)
+                ordered = _RegionLogits.by_region(hidden_grad, side)
+                if relu:
+                    pair = (t.view(ordered.shape) for t in (back, hidden))
+                    torch.ops.aten.threshold_backward.grad_input(*pair, 0, grad_input=ordered)
+                else:
+                    ordered.copy_(back.view(ordered.shape))
+                own = torch.ops.aten.convolution_backward(
+                    hidden_grad, edges[part], weight, [d], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, asked
+                )
+                for total_grad, more in zip(found, own, strict=True):
+                    if total_grad is not None:
+                        (total_grad[part] if total_grad is found[0] else total_grad).add_(more)
+        return *found, policy_grad.flatten(1).to(policy.dtype), None, None, None
