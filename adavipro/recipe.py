@@ -152,3 +152,9 @@ def warmup_length(recipe: Recipe, total_steps: int) -> int:
             "warmup_steps, or give warmup_share"
         )
     return steps
+
+
+def lengths(recipe: Recipe, images: int) -> tuple[int, int, int]:
+    """Steps of an epoch over so many images, of the whole run, and of its warm-up; refuses as `warmup_length` does."""
+    an_epoch = steps_an_epoch(recipe, images)
+    return an_epoch, recipe.epochs * an_epoch, warmup_length(recipe, recipe.epochs * an_epoch)

@@ -13,6 +13,7 @@ from adavipro.recipe import (
     Settings,
     check_names,
     learning_rate_factor,
+    lengths,
     setting,
     steps_an_epoch,
     temperature_at,
@@ -160,3 +161,9 @@ def test_no_warmup_has_to_be_said():
 
 def test_last_step_of_an_epoch_may_have_fewer_images():
     assert [steps_an_epoch(Recipe(batch_size=16), n) for n in (1, 16, 17, 40)] == [1, 1, 2, 3]
+
+
+def test_lengths_are_steps_of_an_epoch_of_the_run_and_of_its_warmup():
+    assert lengths(Recipe(batch_size=16, epochs=5, warmup_share=0.2), 40) == (3, 15, 3)
+    with pytest.raises(SettingError, match="would never leave it"):
+        lengths(Recipe(batch_size=16, epochs=5, warmup_steps=15), 40)

@@ -15,15 +15,7 @@ from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split, batches
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
-from adavipro.recipe import (
-    Recipe,
-    SettingError,
-    Settings,
-    learning_rate_factor,
-    setting,
-    steps_an_epoch,
-    warmup_length,
-)
+from adavipro.recipe import Recipe, SettingError, Settings, learning_rate_factor, lengths, setting
 from adavipro.training import TrainingDiverged
 
 
@@ -69,9 +61,7 @@ def fine_tune(
     classifier = copy.deepcopy(frozen)
     parameters = list(classifier.network.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay)
-    epoch_steps = steps_an_epoch(recipe, len(train))
-    total_steps = recipe.epochs * epoch_steps
-    warmup = warmup_length(recipe, total_steps)
+    epoch_steps, total_steps, warmup = lengths(recipe, len(train))
     classifier.refresh_mapping(None, train, 0)
     best_epoch, best_accuracy, best = -1, -1.0, {}
     for epoch in range(recipe.epochs):
