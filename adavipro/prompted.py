@@ -9,18 +9,16 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from adavipro import checkpoints, models, training
+from adavipro import checkpoints, evaluation, models, training
+from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks, SmmMasks
 from adavipro.checkpoints import CheckpointError
 from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
 from adavipro.data import Split
 from adavipro.datasets import as_split, folder_class_names, held_out
 from adavipro.datasets.embedded import sha256
 from adavipro.datasets.images import ImageError, read_image
-from adavipro.evaluation import Evaluation
-from adavipro.evaluation import evaluate as evaluate_split
 from adavipro.io import expanded, generator
 from adavipro.method import AdaViPro
-from adavipro.models import Network
 from adavipro.models.fast import FastMaskGenerator
 from adavipro.prompts import FramePrompt
 from adavipro.recipe import Recipe, SettingError, Settings, check_names, setting
@@ -113,33 +111,22 @@ def build_method(
         seed: of the start values.
     """
     image_px, device = classifier.image_px, classifier.mean.device
-    start = generator(seed, "template")
-    template: nn.Module
+    given = image_px, prompt.prompt_px, prompt.prompt_start_std, generator(seed, "template")
     if prompt.prompt_kind == "frame":
-        template = FramePrompt(image_px, prompt.prompt_px, prompt.prompt_start_std, start)
+        template: nn.Module = FramePrompt(*given)
     else:
-        from adavipro.baselines.controls import PatchPrompt
-
-        position = prompt.prompt_kind.removesuffix("-patch")
-        template = PatchPrompt(image_px, prompt.prompt_px, position, prompt.prompt_start_std, start)
+        template = PatchPrompt(*given, random=prompt.prompt_kind == "random-patch")
     if method == "vp":
         return AdaViPro(template).to(device)
     start = generator(seed, "mask-generator")
-    if masks.where in ("smm", "random"):
-        from adavipro.baselines.controls import RandomMasks, SmmMasks
-
-        if masks.where == "smm":
-            return AdaViPro(template, nn.Identity(), SmmMasks(image_px, masks.region_px, start)).to(device)
-        assert masks.random_share is not None  # the settings have checked it
+    if masks.where == "smm":
+        return AdaViPro(template, nn.Identity(), SmmMasks(image_px, masks.region_px, start)).to(device)
+    if masks.random_share is not None:
         control = RandomMasks(image_px, masks.region_px, masks.random_share)
         return AdaViPro(template, nn.Identity(), control).to(device)
     raw = (classifier.mean, classifier.std) if masks.edge_input == "raw" else (None, None)
     edges = EdgeDetector(masks.edge_channels, *raw) if masks.edges else nn.Identity()
-    kind = FastMaskGenerator
-    if masks.where == "sigmoid":
-        from adavipro.baselines.controls import SigmoidMasks
-
-        kind = SigmoidMasks
+    kind = SigmoidMasks if masks.where == "sigmoid" else FastMaskGenerator
     deciding = kind(
         image_px, masks.region_px, masks.generator_width, masks.edge_channels, masks.bias, masks.relu, masks.on_bias,
         masks.policy_scale, masks.standardise, masks.hard, start,
@@ -183,7 +170,7 @@ class PromptedClassifier(nn.Module):
         kind: str,
         prompt: Prompt,
         masks: Masks,
-        network: Network | None = None,
+        network: models.Network | None = None,
     ) -> None:
         super().__init__()
         self.classifier, self.method = classifier, copy.deepcopy(method).requires_grad_(False)
@@ -263,7 +250,7 @@ class PromptedClassifier(nn.Module):
         models.prepare_device(device)
         try:
             own = there["network"] is None
-            by_name = None if own else Network(**there["network"])
+            by_name = None if own else models.Network(**there["network"])
             prompt, masks = Prompt(**there["prompt"]), Masks(**there["masks"])
             classifier = _classifier_of(there, by_name, network, device)
             classifier.use_mapping(there["mapping"])
@@ -280,7 +267,7 @@ class PromptedClassifier(nn.Module):
 
 
 def _classifier_of(
-    there: dict[str, Any], by_name: Network | None, network: nn.Module | None, device: str
+    there: dict[str, Any], by_name: models.Network | None, network: nn.Module | None, device: str
 ) -> FrozenClassifier:
     names = there["class_names"]
     if by_name is not None:
@@ -299,9 +286,7 @@ def _frozen(network: nn.Module, device: str, *about: Any) -> FrozenClassifier:
     return FrozenClassifier(network, *about).to(device)
 
 
-def load(file: Path | str, network: nn.Module | None = None, device: str = "cpu") -> PromptedClassifier:
-    """Load a saved prompted classifier; see `PromptedClassifier.load`."""
-    return PromptedClassifier.load(file, network, device)
+load = PromptedClassifier.load
 
 
 # --- For any network and any data ---------------------------------------------------------------------------------
@@ -363,20 +348,21 @@ def fit(
     train_split, val_split = held_out(train_split) if val is None else (train_split, as_split(val, image_px))
     _check_classes(classifier, train_split, val_split)
     _check_labels(classifier, (train, train_split), (val, val_split))
-    fitted = PromptedClassifier(classifier, built, method, prompt, masks)
-    identity = {**fitted.made_of(), "recipe": asdict(recipe), "seed": seed, "mapping": None}
-    kept, resume = None, False
+    kept, resume, identity = None, False, None
     if folder is not None:
         kept = expanded(folder)
         resume = bool(checkpoints.steps_saved(kept))
-        identity |= {"train": sha256(train_split), "val": sha256(val_split)}
+        identity = PromptedClassifier(classifier, built, method, prompt, masks).made_of() | {
+            "recipe": asdict(recipe), "seed": seed, "mapping": None, "train": sha256(train_split),
+            "val": sha256(val_split),
+        }  # fmt: skip
     training.train(
         classifier, built, train_split, val_split, recipe, seed, kept, identity, resume, progress_bar, watch
     )  # fmt: skip
     return PromptedClassifier(classifier, built, method, prompt, masks)
 
 
-def evaluate(model: PromptedClassifier, data: Any) -> Evaluation:
+def evaluate(model: PromptedClassifier, data: Any) -> evaluation.Evaluation:
     """Classify each image once, with its prompt: accuracy, and where the prompt lies.
 
     Args:
@@ -387,7 +373,7 @@ def evaluate(model: PromptedClassifier, data: Any) -> Evaluation:
     """
     split = as_split(data, model.classifier.image_px)
     _check_labels(model.classifier, (data, split))
-    return evaluate_split(model.classifier, model.method, split)
+    return evaluation.evaluate(model.classifier, model.method, split)
 
 
 def _region_px(image_px: int) -> int:
@@ -423,8 +409,9 @@ def _check_labels(classifier: FrozenClassifier, *data: tuple[Any, Split]) -> Non
     """Refuse labels for which the network has no logit, and folders of other classes than it has."""
     names = classifier.class_names
     for source, split in data:
-        if isinstance(source, str | Path) and folder_class_names(source) != names:
-            told = f"the folder {source} has the classes {folder_class_names(source)}"
+        found = folder_class_names(source) if isinstance(source, str | Path) else names
+        if found != names:
+            told = f"the folder {source} has the classes {found}"
             raise SettingError(f"{told}, but the network has {names}: name the folders so")
         low, high, count = int(split.labels.min()), int(split.labels.max()), len(names)
         if low < 0 or high >= count:

@@ -103,25 +103,19 @@ def test_random_masks_in_training_are_drawn_by_the_key_and_anew_for_each_step(ra
     assert not torch.equal(first, random_masks(images).decisions)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_random_masks_that_are_not_random_are_refused(share):
-    with pytest.raises(ValueError, match=f"random_share is {share}, .* between 0 and 1"):
-        RandomMasks(56, 8, share)
-
-
 # --- Patches ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side_px", [0, 57, 8.0])
-def test_a_patch_that_does_not_fit_is_refused(side_px):
+def test_a_patch_that_does_not_fit_is_refused(side_px, rng):
     with pytest.raises(
         ValueError, match=rf"prompt_px is {side_px}, but a patch on 56 px images .* from 1 to 56"
     ):
-        PatchPrompt(56, side_px)
+        PatchPrompt(56, side_px, 1.0, rng)
 
 
 def test_a_random_patch_is_evaluated_where_it_lies_at_inference(clip, rng):
-    method = AdaViPro(PatchPrompt(56, 16, "random", generator=rng))
+    method = AdaViPro(PatchPrompt(56, 16, 1.0, rng, random=True))
     objects = torch.zeros(2, 1, 56, 56, dtype=torch.uint8)
     objects[0, :, 20:36, 20:36] = 255  # in the centre, as the patch
     objects[1, :, :16, :16] = 255

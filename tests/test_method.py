@@ -64,7 +64,7 @@ def test_inference_is_deterministic_and_takes_each_image_by_itself(images, rng):
 
 
 def test_random_patch_moves_in_training_and_rests_in_inference(images, rng):
-    vp = AdaViPro(PatchPrompt(56, 8, "random", generator=rng))
+    vp = AdaViPro(PatchPrompt(56, 8, 1.0, rng, random=True))
     first, other = (vp(images, 1.0, generator(0, "place", step)).images for step in (1, 2))
     assert not torch.equal(first, other)
     assert torch.equal(first, vp(images, 1.0, generator(0, "place", 1)).images)
@@ -139,8 +139,8 @@ def test_generator_in_bfloat16_gives_float32_logits_and_decisions(images, rng):
         (FramePrompt(224, 112), 32, 49),
         (FramePrompt(56, 8), 8, 24),
         (FramePrompt(56, 9), 8, 40),
-        (PatchPrompt(56, 9, "fixed"), 8, 4),
-        (PatchPrompt(56, 9, "random"), 8, 4),
+        (PatchPrompt(56, 9, 1.0, generator(0, "patch")), 8, 4),
+        (PatchPrompt(56, 9, 1.0, generator(0, "patch"), random=True), 8, 4),
     ],
 )
 def test_live_regions_hold_at_least_one_pixel_of_the_template(prompt, region_px, count):

@@ -7,8 +7,8 @@ from adavipro.prompts import FramePrompt, frame_support
 
 KINDS = {
     "frame": lambda side, px, std, g: FramePrompt(side, px, std, g),
-    "fixed-patch": lambda side, px, std, g: PatchPrompt(side, px, "fixed", std, g),
-    "random-patch": lambda side, px, std, g: PatchPrompt(side, px, "random", std, g),
+    "fixed-patch": lambda side, px, std, g: PatchPrompt(side, px, std, g),
+    "random-patch": lambda side, px, std, g: PatchPrompt(side, px, std, g, random=True),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -67,12 +67,12 @@ def place_of(prompt: PatchPrompt, template: torch.Tensor) -> tuple[int, int]:
 
 
 def test_fixed_patch_lies_in_the_top_left_corner(rng):
-    prompt = PatchPrompt(8, 6, "fixed", generator=rng)
+    prompt = PatchPrompt(8, 6, 1.0, rng)
     assert place_of(prompt, prompt(generator(0, "place"))) == place_of(prompt, prompt()) == (0, 0)
 
 
 def test_random_patch_reaches_every_place_and_its_place_depends_on_the_key_alone(rng):
-    prompt = PatchPrompt(8, 6, "random", generator=rng)
+    prompt = PatchPrompt(8, 6, 1.0, rng, random=True)
     places = [place_of(prompt, prompt(generator(0, "place", step))) for step in range(100)]
     assert set(places) == {(top, left) for top in range(3) for left in range(3)}
     assert places[7] == place_of(prompt, prompt(generator(0, "place", 7)))
@@ -83,8 +83,3 @@ def test_random_patch_reaches_every_place_and_its_place_depends_on_the_key_alone
 def test_support_is_where_the_template_lies_at_inference(kind, rng):
     prompt = kind(8, 3, 1.0, rng)
     assert torch.equal(prompt.support, (prompt() != 0).any(0).any(0))
-
-
-def test_position_of_a_patch_that_there_is_not():
-    with pytest.raises(ValueError, match=r"position is 'middle', but a patch is 'fixed' or 'random'"):
-        PatchPrompt(56, 8, "middle")

@@ -20,21 +20,16 @@ class PatchPrompt(nn.Module):
     Args:
         image_px: side of the image.
         side_px: side of the square, 1 to image_px.
-        position: "fixed" (top left corner) or "random" (a new place at every call that gives a generator).
         start_std: standard deviation of the start values.
         generator: source of the start values.
+        random: a new place at every call that gives a generator; otherwise the top left corner.
 
     Raises:
-        ValueError: if the square does not fit or the position is unknown.
+        ValueError: if the square does not fit.
     """
 
     def __init__(
-        self,
-        image_px: int,
-        side_px: int,
-        position: str = "fixed",
-        start_std: float = 1.0,
-        generator: torch.Generator | None = None,
+        self, image_px: int, side_px: int, start_std: float, generator: torch.Generator, random: bool = False
     ) -> None:
         super().__init__()
         if type(side_px) is not int or not 1 <= side_px <= image_px:
@@ -42,9 +37,7 @@ class PatchPrompt(nn.Module):
                 f"prompt_px is {side_px!r}, but a patch on {image_px} px images has a whole number from 1 to "
                 f"{image_px} px on each side"
             )
-        if position not in ("fixed", "random"):
-            raise ValueError(f"position is {position!r}, but a patch is 'fixed' or 'random'")
-        self.image_px, self.side_px, self.position = image_px, side_px, position
+        self.image_px, self.side_px, self.random = image_px, side_px, random
         self.values = nn.Parameter(start_std * torch.randn(3, side_px, side_px, generator=generator))
 
     @property
@@ -58,8 +51,8 @@ class PatchPrompt(nn.Module):
 
     def _laid_out(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
         free = self.image_px - self.side_px
-        top = left = 0 if self.position == "fixed" else free // 2
-        if self.position == "random" and generator is not None:
+        top = left = free // 2 if self.random else 0
+        if self.random and generator is not None:
             top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
         return F.pad(values, (left, free - left, top, free - top))
 
@@ -82,16 +75,12 @@ class RandomMasks(nn.Module):
     by a hash of its pixels: the same image has the same mask, in any batch, and another image another.
 
     Args:
-        share: probability of on, between 0 and 1, both excluded.
+        share: probability of on, between 0 and 1; those two are zero-shot and VP, which the settings refuse.
     """
 
     def __init__(self, image_px: int, region_px: int, share: float) -> None:
         super().__init__()
         check_region(image_px, region_px)
-        if not 0 < share < 1:
-            raise ValueError(
-                f"random_share is {share}, but it must be between 0 and 1: those are zero-shot and VP"
-            )
         self.region_px, self.side = region_px, image_px // region_px
         self.logits = (math.log(1 - share), math.log(share))
 

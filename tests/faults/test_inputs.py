@@ -62,9 +62,9 @@ def test_p2_frame_of_any_other_width(width):
 
 
 @pytest.mark.parametrize("side", [0, -1, 57, 2.5, True, "8"])
-def test_p2_patch_of_any_other_side(side):
+def test_p2_patch_of_any_other_side(side, rng):
     with pytest.raises(ValueError, match=f"prompt_px is {side!r}.*1 to 56"):
-        PatchPrompt(56, side)
+        PatchPrompt(56, side, 1.0, rng)
 
 
 @pytest.mark.parametrize("side", [0, -8, 5, 57, 112, 2.5, 8.0, True, "8", None])
