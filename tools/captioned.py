@@ -9,6 +9,14 @@ from adavipro.datasets.embedded.scenes import N_OBJECT_CLASSES
 from adavipro.datasets.embedded.vocabulary import CLASS_NAMES
 
 GRID = 7  # 56 px in regions of 8 px, as 224 px in regions of 32 px
+# Captions for a class name and for a colour. The first is the paper's template.
+CLASS_TEMPLATES = (
+    "This is a photo of a {}",
+    "a drawing of a {}",
+    "a picture of the {}",
+    "{}",
+)
+COLOUR_TEMPLATES = ("something {}", "a {} drawing", "the colour is {}")
 
 
 def pictures(b: int, g: torch.Generator, clutter: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

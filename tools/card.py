@@ -4,17 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from captioned import CLASS_TEMPLATES, COLOUR_TEMPLATES
 from safetensors.torch import load
 
-from adavipro.datasets.embedded.vocabulary import (
-    CLASS_NAMES,
-    CLASS_TEMPLATES,
-    COLOUR_TEMPLATES,
-    DIGITS,
-    LETTERS,
-    SYMBOLS,
-    TEXTURES,
-)
+from adavipro.datasets.embedded.vocabulary import CLASS_NAMES, DIGITS, LETTERS, SYMBOLS, TEXTURES
 from adavipro.io import write_atomically
 
 TEXT = """# Small CLIP: model card

@@ -23,12 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adavipro.datasets.embedded import scenes
-from adavipro.datasets.embedded.vocabulary import (
-    CLASS_NAMES,
-    CLASS_TEMPLATES,
-    COLOUR_TEMPLATES,
-    COLOURS,
-)
+from adavipro.datasets.embedded.vocabulary import CLASS_NAMES, COLOURS
 from adavipro.io import generator, write_atomically
 
 
@@ -36,8 +31,8 @@ class Captions:
     """All captions of the small world as token ids of a compact vocabulary (the few hundred words in use)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        names = [[t.format(n) for t in CLASS_TEMPLATES] for n in CLASS_NAMES]
-        colours = [[t.format(c) for t in COLOUR_TEMPLATES] for c in COLOURS]
+        names = [[t.format(n) for t in captioned.CLASS_TEMPLATES] for n in CLASS_NAMES]
+        colours = [[t.format(c) for t in captioned.COLOUR_TEMPLATES] for c in COLOURS]
         ids = [torch.stack([tokenizer(texts) for texts in group]) for group in (names, colours)]
         self.used = torch.unique(torch.cat([i.flatten() for i in ids]))  # sorted: end-of-text stays largest
         self.names, self.colours = (torch.searchsorted(self.used, i) for i in ids)

@@ -1,5 +1,6 @@
 """The small world: four data sets that are drawn, with their true objects, for the small CLIP of 56 px."""
 
+import copy
 import functools
 import hashlib
 import warnings
@@ -10,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adavipro.data import Split
-from adavipro.datasets.embedded import scenes
+from adavipro.datasets.embedded import drawing, scenes
 from adavipro.datasets.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
 from adavipro.io import data_folder, generator
 from adavipro.recipe import SettingError
 
 SIZES = {"train": 2000, "val": 600, "test": 1000}
-IMAGE_PX = 56
+IMAGE_PX = drawing.IMAGE_PX
 VERSION = 1  # of what is drawn: raise it when a picture changes, so that no old run passes for a new one
 SEED = 2403  # the data sets are the same for everyone
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -54,9 +55,7 @@ class Drawn:
             raise SettingError(
                 f"the model takes images of {image_px} px, but data set {self.name!r} has images of {IMAGE_PX} px"
             )
-        drawn = draw_split(self.name, split)
-        objects = None if drawn.objects is None else drawn.objects.clone()
-        return Split(drawn.images.clone(), objects, drawn.labels.clone())
+        return copy.deepcopy(draw_split(self.name, split))
 
 
 @functools.lru_cache(maxsize=16)

@@ -39,33 +39,24 @@ UNSEEN_LETTER_STYLES = (
 )
 
 
-def _font_path(font: str) -> str:
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf")
-
-
 @functools.cache
-def _code_points(font: str) -> frozenset[int]:
-    return frozenset(FT2Font(_font_path(font)).get_charmap())
+def _face(font: str) -> FT2Font:
+    return FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"))
 
 
 def draw_glyph(character: str, font: str) -> Tensor | None:
     """Draw one character, scaled to fill a square of GLYPH_PX; None where the font lacks it. Returns (h, w)."""
-    if ord(character) not in _code_points(font):
+    if not _face(font).get_char_index(ord(character)):
         return None
     canvas = Image.new("L", (240, 240), 0)
-    face = ImageFont.truetype(_font_path(font), 96)
+    face = ImageFont.truetype(_face(font).fname, 96)
     ImageDraw.Draw(canvas).text((60, 40), character, fill=255, font=face)
-    box = canvas.getbbox()
-    if box is None:
-        return None
-    glyph = canvas.crop(box)
+    glyph = canvas.crop(canvas.getbbox())
     scale = 0.94 * GLYPH_PX / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
     square = Image.new("L", (GLYPH_PX, GLYPH_PX), 0)
-    square.paste(
-        glyph.resize(size, Image.Resampling.LANCZOS),
-        ((GLYPH_PX - size[0]) // 2, (GLYPH_PX - size[1]) // 2),
-    )
+    corner = ((GLYPH_PX - size[0]) // 2, (GLYPH_PX - size[1]) // 2)
+    square.paste(glyph.resize(size, Image.Resampling.LANCZOS), corner)
     return torch.from_numpy(np.array(square)).float() / 255
 
 
@@ -87,12 +78,8 @@ def glyph_bank() -> list[Tensor]:
 @functools.cache
 def unseen_letter_bank() -> list[Tensor]:
     """The letters in styles that pretraining never shows: a list of (n, h, w), in the order of LETTERS."""
-    return _bank(
-        [
-            [(chr(base + ord(name[-1]) - ord("a")), font) for font, base in UNSEEN_LETTER_STYLES]
-            for name in LETTERS
-        ]
-    )
+    places = [ord(name[-1]) - ord("a") for name in LETTERS]  # in the alphabet
+    return _bank([[(chr(base + i), font) for font, base in UNSEEN_LETTER_STYLES] for i in places])
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, g: torch.Generator) -> Tensor:
@@ -100,18 +87,15 @@ def uniform(shape: tuple[int, ...], low: float, high: float, g: torch.Generator)
     return low + (high - low) * torch.rand(shape, generator=g)
 
 
-def place(
-    glyphs: Tensor, g: torch.Generator, size: tuple[float, float], turn_degrees: float = 15.0
-) -> Tensor:
+def place(glyphs: Tensor, g: torch.Generator, size: tuple[float, float]) -> Tensor:
     """Put glyphs (b, h, w) at a random place, size, tilt and slant. Returns coverage (b, 1, IMAGE_PX, IMAGE_PX).
 
     Args:
         size: smallest and largest side of the glyph's square, as a share of the picture's side.
-        turn_degrees: largest rotation to either side.
     """
     b = len(glyphs)
     scale = uniform((b,), *size, g)
-    angle = uniform((b,), -turn_degrees, turn_degrees, g) * math.pi / 180
+    angle = uniform((b,), -15.0, 15.0, g) * math.pi / 180
     shear, stretch = uniform((b,), -0.15, 0.15, g), uniform((b,), 0.85, 1.0, g)
     shift = uniform((b, 2), -1, 1, g) * (1 - scale)[:, None]
     cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -197,6 +181,5 @@ def texture(kind: Tensor, g: torch.Generator) -> Tensor:
     drawn = torch.empty(b, IMAGE_PX, IMAGE_PX)
     for k, pattern in enumerate(patterns):
         chosen = (kind == k).nonzero()[:, 0]
-        if len(chosen):
-            drawn[chosen] = pattern(chosen)
+        drawn[chosen] = pattern(chosen)
     return torch.sigmoid(5 * drawn)[:, None]

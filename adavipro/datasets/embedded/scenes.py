@@ -66,12 +66,10 @@ def sketches(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """Symbols as an unsteady hand would draw them: outlines, bent by a smooth random field."""
     glyphs = pick(drawing.glyph_bank()[N_TEXT_CLASSES:N_OBJECT_CLASSES], label, g)[:, None]
     outline = F.max_pool2d(glyphs, 5, 1, 2) + F.max_pool2d(-glyphs, 5, 1, 2)
-    bend = F.interpolate(
-        0.045 * torch.randn((len(label), 2, 6, 6), generator=g), size=outline.shape[2:], mode="bicubic"
-    )
-    straight = F.affine_grid(
-        torch.eye(2, 3).repeat(len(label), 1, 1), list(outline.shape), align_corners=False
-    )
+    bend = 0.045 * torch.randn((len(label), 2, 6, 6), generator=g)
+    bend = F.interpolate(bend, size=outline.shape[2:], mode="bicubic")
+    straight = torch.eye(2, 3).repeat(len(label), 1, 1)
+    straight = F.affine_grid(straight, list(outline.shape), align_corners=False)
     drawn = F.grid_sample(outline, straight + bend.permute(0, 2, 3, 1), align_corners=False)
     return _scene(drawn[:, 0], g, size=(0.55, 0.95), contrast=0.6, noise=0.03)
 

@@ -29,12 +29,3 @@ COLOURS = {
     "orange": (0.95, 0.50, 0.05), "purple": (0.50, 0.10, 0.60), "pink": (0.95, 0.55, 0.75),
     "brown": (0.45, 0.25, 0.10), "cyan": (0.10, 0.80, 0.85), "gray": (0.50, 0.50, 0.50),
 }  # fmt: skip
-
-# Captions for a class name and for a colour. The first is the paper's template.
-CLASS_TEMPLATES = (
-    "This is a photo of a {}",
-    "a drawing of a {}",
-    "a picture of the {}",
-    "{}",
-)
-COLOUR_TEMPLATES = ("something {}", "a {} drawing", "the colour is {}")
