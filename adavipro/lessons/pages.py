@@ -18,7 +18,7 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from adavipro import experiment, models
-from adavipro.datasets.embedded import CLASS_NAMES
+from adavipro.datasets import embedded
 from adavipro.datasets.images import cores
 from adavipro.experiment import Experiment, preset
 from adavipro.io import expanded, write_json
@@ -27,7 +27,7 @@ from adavipro.prompts import frame_support
 from adavipro.recipe import SettingError
 from adavipro.where import check_region
 
-IMAGE_PX = {"embedded": 56, "paper": 224}
+IMAGE_PX = {"embedded": embedded.IMAGE_PX, "paper": 224}
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
@@ -55,7 +55,8 @@ class Page:
 
         Of the paper's world it is our recipe: the paper's is for a thousand epochs.
         """
-        own = {k: v for k, v in self.parameters.items() if k in Experiment().flat()}
+        known = Experiment().flat()
+        own = {k: v for k, v in self.parameters.items() if k in known}
         recipe = "ours" if self.world == "paper" else "paper"
         return preset(self.world, method, recipe, **{**own, **changes})
 
@@ -72,16 +73,9 @@ class Page:
         """Write result.json, last and atomically: the notebook's numbers, its parameters, time and versions."""
         seconds = round(time.perf_counter() - self.started, 1)
         peak, versions = experiment.peak_memory_mb(), experiment.versions()
-        result = {
-            "key": self.folder.name,
-            "notebook": self.name,
-            "parameters": self.parameters,
-            "numbers": numbers,
-            "seconds": seconds,
-            "memory_mb": peak,
-            "versions": versions,
-        }
-        write_json(self.folder / "result.json", result)
+        named = {"key": self.folder.name, "notebook": self.name, "parameters": self.parameters}
+        cost = {"seconds": seconds, "memory_mb": peak, "versions": versions}
+        write_json(self.folder / "result.json", {**named, "numbers": numbers, **cost})
         where = f"one thread of {cores()} CPU cores" if self.device == "cpu" else self.device
         print(f"{seconds:.0f} s on {where}, {peak} MB; {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
@@ -117,8 +111,8 @@ def begin(
         check_injected(name, [*parameters, "world", "device", "runs", "out"])
         models.prepare_device(device)
         run = page.experiment("adavipro")  # refuses wrong settings
-        if (run.dataset in CLASS_NAMES) != (world == "embedded"):
-            known = f"the embedded world has {', '.join(CLASS_NAMES)}, and the paper's its nine"
+        if (run.dataset in embedded.CLASS_NAMES) != (world == "embedded"):
+            known = f"the embedded world has {', '.join(embedded.CLASS_NAMES)}, and the paper's its nine"
             raise SettingError(f"dataset is {run.dataset!r} and world is {world!r}, but {known}")
         frame_support(IMAGE_PX[world], run.prompt.prompt_px)
         check_region(IMAGE_PX[world], run.masks.region_px)
@@ -136,6 +130,5 @@ def check_injected(name: str, known: Iterable[str]) -> None:
     cells: list[str] = shell.user_ns.get("In", []) if shell else []
     for node in (node for cell in cells if cell.startswith(INJECTED) for node in ast.walk(ast.parse(cell))):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in known:
-            raise SettingError(
-                f"notebook {name} has no parameter {node.id!r}: its parameters are {', '.join(known)}"
-            )
+            told = f"notebook {name} has no parameter {node.id!r}"
+            raise SettingError(f"{told}: its parameters are {', '.join(known)}")
