@@ -4,8 +4,7 @@ import hashlib
 import importlib.metadata
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,15 @@ from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.io import canonical_json, expanded, write_atomically, write_json
 from adavipro.method import AdaViPro
-from adavipro.models import Network
 from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method, check_where, picked
-from adavipro.recipe import (
-    Recipe,
-    SettingError,
-    Settings,
-    check_names,
-    setting,
-    steps_an_epoch,
-    warmup_length,
-)
+from adavipro.recipe import Recipe, SettingError, Settings, check_names, lengths, setting
 from adavipro.report.kept import read_json
 
 METHODS = ("zero-shot", "vp", "adavipro", "linear-probe", "fine-tune")
 BASELINES = ("linear-probe", "fine-tune")  # what prompts stand beside
 RESULT, PROMPT, TIMING = "result.json", "prompt.safetensors", "timing.json"
-FILES = (
-    RESULT,
-    PROMPT,
-    TIMING,
-    baselines.FILE,
-    *"config.json metrics.csv lock failed.json validated.json".split(),
-)
+OTHER_FILES = "config.json metrics.csv lock failed.json validated.json".split()
+FILES = (RESULT, PROMPT, TIMING, baselines.FILE, *OTHER_FILES)
 # What result.json holds of every run, beside its key and settings; None where a method has no such thing.
 MEASURES: dict[str, Any] = {
     "val_accuracy": float | None, "test_accuracy": float, "share_on": float | None, "mask_diversity": float | None,
@@ -52,7 +37,7 @@ MEASURES: dict[str, Any] = {
 
 
 GROUPS: dict[str, type[Settings]] = {
-    "network": Network, "prompt": Prompt, "masks": Masks, "recipe": Recipe, "fine_tuning": FineTuning,
+    "network": models.Network, "prompt": Prompt, "masks": Masks, "recipe": Recipe, "fine_tuning": FineTuning,
 }  # fmt: skip
 # Settings that mean nothing to a method, and so are no part of its runs' keys.
 _OF_FINE_TUNING = {"epochs", "batch_size", "warmup_share", "warmup_steps"}  # the others are
@@ -70,7 +55,7 @@ class Experiment(Settings):
     dataset: str = setting("digits", "data set: a drawn one, one of the paper's nine, or folder:PATH")
     method: str = setting("adavipro", "how to adapt", choices=METHODS)
     seed: int = setting(0, "seed of template, generator, batch order and Gumbel noise", low=0)
-    network: Network = field(default_factory=Network)
+    network: models.Network = field(default_factory=models.Network)
     prompt: Prompt = field(default_factory=Prompt)
     masks: Masks = field(default_factory=Masks)
     recipe: Recipe = field(default_factory=Recipe)
@@ -88,13 +73,10 @@ class Experiment(Settings):
         Raises:
             SettingError: if a name is unknown, with the nearest one, or a value is wrong.
         """
-        return cls()._with(settings)
+        return cls().changed(**settings)
 
     def changed(self, **settings: Any) -> "Experiment":
         """The same experiment with single settings changed."""
-        return self._with(settings)
-
-    def _with(self, settings: Mapping[str, Any]) -> "Experiment":
         check_names(settings, self.flat())
         given = {**self.flat(), **settings}
         if settings.get("warmup_share") is not None and "warmup_steps" not in settings:
@@ -104,12 +86,10 @@ class Experiment(Settings):
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name."""
-        own = {name: getattr(self, name) for name in ("dataset", "method", "seed")}
-        return own | {
-            f.name: getattr(getattr(self, name), f.name)
-            for name, group in GROUPS.items()
-            for f in fields(group)  # type: ignore[arg-type]
-        }
+        found: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            found |= value if name in GROUPS else {name: value}
+        return found
 
     def content(self) -> dict[str, Any]:
         """The settings that matter to this method, by name; one that is none is not there."""
@@ -211,7 +191,6 @@ class _Ready:
 
     experiment: Experiment
     source: datasets.Source
-    key: str
     folder: Path
     classifier: FrozenClassifier
     method: AdaViPro | None
@@ -245,10 +224,10 @@ def run(
     """
     source = datasets.find(experiment.dataset)
     key = experiment.key(source)
-    folder = experiment.folder(root, key, source)
+    folder = experiment.folder(root, key)
     if (done := read_folder(folder, key)) is not None:
         return done
-    ready = _prepare(experiment, source, key, folder, resume, device)
+    ready = _prepare(experiment, source, folder, resume, device)
     with FileLock(folder / "lock"):
         if (done := read_folder(folder, key)) is not None:  # another process did it while we waited
             return done
@@ -273,7 +252,7 @@ def read_result(experiment: Experiment, root: Path | str) -> dict[str, Any] | No
     """
     source = datasets.find(experiment.dataset)
     key = experiment.key(source)
-    return read_folder(experiment.folder(root, key, source), key)
+    return read_folder(experiment.folder(root, key), key)
 
 
 def read_folder(folder: Path, key: str) -> dict[str, Any] | None:
@@ -289,7 +268,7 @@ def check_files(folder: Path) -> None:
 
 
 def _prepare(
-    experiment: Experiment, source: datasets.Source, key: str, folder: Path, resume: bool | None, device: str
+    experiment: Experiment, source: datasets.Source, folder: Path, resume: bool | None, device: str
 ) -> _Ready:
     """Load and build what a run needs; refuses what does not fit before any work."""
     if resume and not checkpoints.steps_saved(folder / "checkpoints"):
@@ -302,10 +281,10 @@ def _prepare(
     method = None
     if e.method in ("vp", "adavipro"):
         method = build_method(e.method, e.prompt, e.masks, classifier, e.seed)
-        warmup_length(e.recipe, e.recipe.epochs * steps_an_epoch(e.recipe, source.counts["train"]))
+        lengths(e.recipe, source.counts["train"])  # refuses a warm-up without end
     train, val = (source.load(split, classifier.image_px) for split in ("train", "val"))
     folder.mkdir(parents=True, exist_ok=True)
-    return _Ready(experiment, source, key, folder, classifier, method, train, val)
+    return _Ready(experiment, source, folder, classifier, method, train, val)
 
 
 def _train(
@@ -341,13 +320,11 @@ def _learn_prompt(
     if method is not None:
         model = PromptedClassifier(ready.classifier, method, e.method, e.prompt, e.masks, e.network)
         model.save(ready.folder / PROMPT)
-    test = report_test(ready.source, ready.classifier, method)
+    test = asdict(report_test(ready.source, ready.classifier, method))
     return {
         "val_accuracy": progress.best_accuracy if method else None,
-        "test_accuracy": test.accuracy,
-        "share_on": test.share_on,
-        "mask_diversity": test.mask_diversity,
-        "object_cover": test.object_cover,
+        "test_accuracy": test.pop("accuracy"),
+        **test,
         "best_epoch": progress.best_epoch if method else None,
         "steps": progress.step,
         "parameters": sum(p.numel() for p in method.parameters()) if method else 0,
@@ -383,8 +360,7 @@ def report_test(source: datasets.Source, classifier: FrozenClassifier, method: A
 def validate(experiment: Experiment, root: Path | str = "runs", device: str = "cpu") -> training.Progress:
     """Train as far as validation, as a search does; the test split is not touched."""
     source = datasets.find(experiment.dataset)
-    key = experiment.key(source)
-    ready = _prepare(experiment, source, key, experiment.folder(root, key, source), None, device)
+    ready = _prepare(experiment, source, experiment.folder(root, None, source), None, device)
     with FileLock(ready.folder / "lock"):
         return _train(ready, None, device, False, None)
 
