@@ -103,9 +103,12 @@ def _classes_in(folder: Path) -> dict[str, list[Path]]:
         if _nfc(own.name) in classes:
             raise SettingError(f"{folder} has two folders that look the same, {own.name!r}: rename one")
         classes[_nfc(own.name)] = _visible(own)
-    deeper = [str(file.relative_to(folder)) for own in classes.values() for file in own if file.is_dir()]
-    if deeper or not classes:
-        found = f"folders in class folders ({', '.join(deeper)})" if deeper else "no class folders"
+    entries = [file for own in classes.values() for file in own]
+    odd = [str(file.relative_to(folder)) for file in entries if not file.is_file() and file.exists()]
+    if odd or not classes:
+        found = (
+            f"folders, or what is no file, in class folders ({', '.join(odd)})" if odd else "no class folders"
+        )
         raise SettingError(f"{folder} holds {found}, expected {LAYOUTS}")
     return dict(sorted(classes.items()))
 

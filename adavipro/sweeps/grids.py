@@ -117,7 +117,12 @@ def _check_list(name: str, values: Any, kind: type) -> None:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML without its traps: the last of two keys wins, 010 is 8, 1:30 is 90, and no is false."""
+    """YAML without its traps: the last of two keys wins, 010 is 8, 1:30 is 90, no is false, and aliases explode."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise SettingError("*aliases are not read: write the values out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
