@@ -34,8 +34,6 @@ MEASURES: dict[str, Any] = {
     "object_cover": float | None, "best_epoch": int | None, "steps": int | None, "parameters": int,
     "mapping": list | None, "picked": str | None,
 }  # fmt: skip
-
-
 GROUPS: dict[str, type[Settings]] = {
     "network": models.Network, "prompt": Prompt, "masks": Masks, "recipe": Recipe, "fine_tuning": FineTuning,
 }  # fmt: skip
@@ -68,11 +66,7 @@ class Experiment(Settings):
 
     @classmethod
     def of(cls, **settings: Any) -> "Experiment":
-        """Make an experiment from settings by name, whatever their group.
-
-        Raises:
-            SettingError: if a name is unknown, with the nearest one, or a value is wrong.
-        """
+        """Make an experiment from settings by name, whatever their group; the first wrong one is a SettingError."""
         return cls().changed(**settings)
 
     def changed(self, **settings: Any) -> "Experiment":
@@ -272,9 +266,8 @@ def _prepare(
 ) -> _Ready:
     """Load and build what a run needs; refuses what does not fit before any work."""
     if resume and not checkpoints.steps_saved(folder / "checkpoints"):
-        raise checkpoints.CheckpointError(
-            f"there is no checkpoint in {folder / 'checkpoints'} to resume from: start the run without asking to resume"
-        )
+        told = f"there is no checkpoint in {folder / 'checkpoints'} to resume from"
+        raise checkpoints.CheckpointError(f"{told}: start the run without asking to resume")
     check_files(folder)
     e = experiment
     classifier = models.load(e.network, source.class_names, device)
@@ -341,13 +334,13 @@ def _learn_baseline(ready: _Ready, device: str) -> dict[str, Any]:
     probe = e.method == "linear-probe"
     learned = linear_probe(*given) if probe else fine_tune(*given, e.recipe, e.fine_tuning, e.seed)
     _write_timing(ready.folder, clock() - started, device)
-    checkpoints.write_sealed(ready.folder / baselines.FILE, learned.tensors(), {"kind": e.method})
+    checkpoints.write_sealed(ready.folder / baselines.FILE, learned.tensors, {"kind": e.method})
     test = ready.source.load("test", ready.classifier.image_px)
     return {
         "val_accuracy": learned.val_accuracy,
-        "test_accuracy": learned.accuracy(ready.classifier, test),
+        "test_accuracy": learned.accuracy(test),
         "best_epoch": learned.best_epoch,
-        "parameters": sum(t.numel() for t in learned.tensors().values() if t.is_floating_point()),
+        "parameters": sum(t.numel() for t in learned.tensors.values() if t.is_floating_point()),
         "picked": learned.picked,
     }
 

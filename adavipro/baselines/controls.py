@@ -33,10 +33,8 @@ class PatchPrompt(nn.Module):
     ) -> None:
         super().__init__()
         if type(side_px) is not int or not 1 <= side_px <= image_px:
-            raise ValueError(
-                f"prompt_px is {side_px!r}, but a patch on {image_px} px images has a whole number from 1 to "
-                f"{image_px} px on each side"
-            )
+            told = f"prompt_px is {side_px!r}, but a patch on {image_px} px images has a whole number"
+            raise ValueError(f"{told} from 1 to {image_px} px on each side")
         self.image_px, self.side_px, self.random = image_px, side_px, random
         self.values = nn.Parameter(start_std * torch.randn(3, side_px, side_px, generator=generator))
 
@@ -124,10 +122,8 @@ class SmmMasks(nn.Module):
         super().__init__()
         sides = [side for side in (1, 2, 4, 8, 16, 32) if image_px % side == 0]
         if region_px not in sides:
-            raise ValueError(
-                f"region_px is {region_px}, but SMM's masks on {image_px} px images have regions of one of "
-                + ", ".join(map(str, sides))
-            )
+            told = f"region_px is {region_px}, but SMM's masks on {image_px} px images have regions of one of"
+            raise ValueError(f"{told} {', '.join(map(str, sides))}")
         self.region_px, self.poolings = region_px, region_px.bit_length() - 1
         pairs = zip(self.WIDTHS, (*self.WIDTHS[1:], 3), strict=True)
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairs)

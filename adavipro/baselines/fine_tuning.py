@@ -3,14 +3,13 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from adavipro import checkpoints
-from adavipro.baselines import FILE
+from adavipro.baselines import FILE, Learned
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split, batches
 from adavipro.evaluation import evaluate
@@ -27,33 +26,15 @@ class FineTuning(Settings):
     weight_decay: float = setting(0.01, "AdamW's, of fine-tuning", low=0)
 
 
-class Tuned(NamedTuple):
-    """A fine-tuned classifier with the weights of the epoch that validation picked."""
-
-    classifier: FrozenClassifier
-    best_epoch: int
-    val_accuracy: float
-    picked: str
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What was learned: the network's weights, and the index of a label mapping where there is one."""
-        learned = {name for name, _ in self.classifier.named_parameters()} | {"index"}
-        return {name: value for name, value in self.classifier.state_dict().items() if name in learned}
-
-    def accuracy(self, _frozen: FrozenClassifier, split: Split) -> float:
-        """Share of a split's images that it classifies right."""
-        return evaluate(self.classifier, None, split).accuracy
-
-
 def fine_tune(
     frozen: FrozenClassifier, train: Split, val: Split, recipe: Recipe, tuning: FineTuning, seed: int = 0
-) -> Tuned:
+) -> Learned:
     """Train every weight of a copy of the network; class embeddings and scale are kept, `frozen` is not touched.
+
+    It learns the network's weights, and the index of a label mapping where there is one.
 
     Args:
         recipe: its epochs, batch size and warm-up count; then the rate follows a cosine to 0.
-        tuning: learning rate and weight decay of AdamW.
-        seed: of the batch order.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
@@ -63,6 +44,10 @@ def fine_tune(
     optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay)
     epoch_steps, total_steps, warmup = lengths(recipe, len(train))
     classifier.refresh_mapping(None, train, 0)
+
+    def accuracy(split: Split) -> float:
+        return evaluate(classifier, None, split).accuracy
+
     best_epoch, best_accuracy, best = -1, -1.0, {}
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(train), generator=generator(seed, "order", epoch))
@@ -75,18 +60,18 @@ def fine_tune(
             loss.backward()
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if not (loss.isfinite() and norm.isfinite()):
-                raise TrainingDiverged(
-                    f"the loss or a gradient is not finite at step {step} (epoch {epoch}, images {index.tolist()}): "
-                    f"lower learning_rate, which is {tuning.learning_rate}"
-                )
+                told = f"is not finite at step {step} (epoch {epoch}, images {index.tolist()})"
+                way_out = f"lower learning_rate, which is {tuning.learning_rate}"
+                raise TrainingDiverged(f"the loss or a gradient {told}: {way_out}")
             optimizer.step()
-        accuracy = evaluate(classifier, None, val).accuracy
-        if accuracy > best_accuracy:
-            best_epoch, best_accuracy = epoch, accuracy
+        if (reached := accuracy(val)) > best_accuracy:
+            best_epoch, best_accuracy = epoch, reached
             best = copy.deepcopy(classifier.network.state_dict())
     classifier.network.load_state_dict(best)
+    names = {name for name, _ in classifier.named_parameters()} | {"index"}
+    learned = {name: value for name, value in classifier.state_dict().items() if name in names}
     picked = f"learning_rate={tuning.learning_rate:g}"
-    return Tuned(classifier.requires_grad_(False), best_epoch, best_accuracy, picked)
+    return Learned(learned, accuracy, best_accuracy, picked, best_epoch)
 
 
 def restore(folder: Path, frozen: FrozenClassifier) -> FrozenClassifier:

@@ -1,11 +1,10 @@
 """A linear probe: logistic regression on the features of a frozen classifier."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adavipro.baselines import Learned
 from adavipro.classifier import FrozenClassifier
 from adavipro.data import Split, batches
 
@@ -47,32 +46,22 @@ def fit_probe(inputs: Tensor, labels: Tensor, classes: int, penalty: float) -> n
 
 def accuracy_of(probe: nn.Linear, inputs: Tensor, labels: Tensor) -> float:
     """Share of features (n, d) that a probe classifies right."""
-    return (probe(inputs.double()).argmax(1) == labels).double().mean().item()
+    return (probe(inputs.double()).argmax(1) == labels.to(inputs.device)).double().mean().item()
 
 
-class Probe(NamedTuple):
-    """A linear probe with the penalty that validation picked."""
+def linear_probe(classifier: FrozenClassifier, train: Split, val: Split) -> Learned:
+    """Fit a linear probe with each of PENALTIES; validation picks, as CLIP's authors do, of equals the largest.
 
-    linear: nn.Linear
-    val_accuracy: float
-    picked: str
-    best_epoch: None = None  # it is found in one go
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What was learned: weight (k, d) and bias (k,)."""
-        return self.linear.state_dict()
-
-    def accuracy(self, classifier: FrozenClassifier, split: Split) -> float:
-        """Share of a split's images that it classifies right, by their features of the frozen classifier."""
-        inputs = features(classifier, split)
-        return accuracy_of(self.linear, inputs, split.labels.to(inputs.device))
-
-
-def linear_probe(classifier: FrozenClassifier, train: Split, val: Split) -> Probe:
-    """Fit a linear probe with each of PENALTIES; validation picks, as CLIP's authors do, of equals the largest."""
+    It learns a weight (k, d) and a bias (k,) on the features of the frozen classifier.
+    """
     inputs, val_inputs = features(classifier, train), features(classifier, val)
-    labels, val_labels = (split.labels.to(inputs.device) for split in (train, val))
+    labels = train.labels.to(inputs.device)
     fitted = [fit_probe(inputs, labels, len(classifier.class_names), penalty) for penalty in PENALTIES]
-    accuracies = [accuracy_of(probe, val_inputs, val_labels) for probe in fitted]
+    accuracies = [accuracy_of(probe, val_inputs, val.labels) for probe in fitted]
     best = max(range(len(fitted)), key=accuracies.__getitem__)
-    return Probe(fitted[best], accuracies[best], f"penalty={PENALTIES[best]:g}")
+    probe, picked = fitted[best], f"penalty={PENALTIES[best]:g}"
+
+    def accuracy(split: Split) -> float:
+        return accuracy_of(probe, features(classifier, split), split.labels)
+
+    return Learned(probe.state_dict(), accuracy, accuracies[best], picked)
