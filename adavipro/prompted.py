@@ -75,10 +75,8 @@ class Masks(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.random_share is not None) != (self.where == "random"):
-            raise SettingError(
-                f"random_share is {self.random_share} and where is {self.where!r}, but random masks need a share and "
-                "no others have one"
-            )
+            told = f"random_share is {self.random_share} and where is {self.where!r}"
+            raise SettingError(f"{told}, but random masks need a share and no others have one")
         if self.random_share in (0, 1):
             told = f"random_share is {self.random_share:g}, but it must be between 0 and 1"
             raise SettingError(f"{told}: those are zero-shot and VP")
@@ -91,9 +89,8 @@ class Masks(Settings):
 def check_where(method: str, masks: Masks) -> None:
     """Raise a SettingError where a control of the masks is asked of a method that has none."""
     if method != "adavipro" and masks.where != "gumbel":
-        raise SettingError(
-            f"where is {masks.where!r} and method is {method!r}, but only adavipro decides where to add"
-        )
+        told = f"where is {masks.where!r} and method is {method!r}"
+        raise SettingError(f"{told}, but only adavipro decides where to add")
 
 
 def picked(kind: type[Group], given: Mapping[str, Any]) -> Group:
@@ -104,12 +101,7 @@ def picked(kind: type[Group], given: Mapping[str, Any]) -> Group:
 def build_method(
     method: str, prompt: Prompt, masks: Masks, classifier: FrozenClassifier, seed: int = 0
 ) -> AdaViPro:
-    """Put a method together for a classifier: template and, for AdaViPro, edge detector and mask generator.
-
-    Args:
-        method: "vp" or "adavipro".
-        seed: of the start values.
-    """
+    """Put "vp", a template, or "adavipro", with edge detector and mask generator, together; the seed starts them."""
     image_px, device = classifier.image_px, classifier.mean.device
     given = image_px, prompt.prompt_px, prompt.prompt_start_std, generator(seed, "template")
     if prompt.prompt_kind == "frame":
@@ -142,14 +134,12 @@ class Prediction:
     """What a prompted classifier says of one image, and what it saw.
 
     name: the likeliest class. scores: softmax probability of each class, in the order of the labels. mask: (h, w), 1
-    in the regions that are on. edges: (c, h, w), what the decisions were made from; None for VP. picture: (h, w, 3)
-    in [0, 1], the prompted image, clipped for the screen.
+    in the regions that are on. picture: (h, w, 3) in [0, 1], the prompted image, clipped for the screen.
     """
 
     name: str
     scores: dict[str, float]
     mask: Tensor
-    edges: Tensor | None
     picture: Tensor
 
 
@@ -157,8 +147,7 @@ class PromptedClassifier(nn.Module):
     """A frozen classifier with the prompt that adapts it.
 
     Args:
-        classifier: the frozen classifier.
-        method: the trained template and mask generator.
+        method: the trained template and mask generator, of which a copy is kept.
         kind, prompt, masks: the settings that the method was built by: "vp" or "adavipro", and the two groups.
         network: the settings that the classifier was loaded by; None for a network of the caller's own.
     """
@@ -192,8 +181,7 @@ class PromptedClassifier(nn.Module):
         except ImageError as error:
             told = str(image) if isinstance(image, str | Path) else "the image"
             raise ImageError(f"{told} cannot be used: {error}") from None
-        shown = self.classifier.normalise(pixels[None].to(self.classifier.mean.device))
-        prompted = self.method(shown)
+        prompted = self.method(self.classifier.normalise(pixels[None].to(self.classifier.mean.device)))
         shares = self.classifier(prompted.images).softmax(1)[0]
         names = self.classifier.class_names
         picture = prompted.images[0] * self.classifier.std[0] + self.classifier.mean[0]
@@ -201,7 +189,6 @@ class PromptedClassifier(nn.Module):
             names[int(shares.argmax())],
             dict(zip(names, shares.tolist(), strict=True)),
             prompted.mask[0, 0].cpu(),
-            None if self.method.edges is None else self.method.edges(shown)[0].cpu(),
             picture.clamp(0, 1).permute(1, 2, 0).cpu(),
         )
 
@@ -249,10 +236,18 @@ class PromptedClassifier(nn.Module):
             raise CheckpointError(f"{file} holds no {KIND}: give a file that PromptedClassifier.save wrote")
         models.prepare_device(device)
         try:
-            own = there["network"] is None
-            by_name = None if own else models.Network(**there["network"])
+            by_name = None if there["network"] is None else models.Network(**there["network"])
             prompt, masks = Prompt(**there["prompt"]), Masks(**there["masks"])
-            classifier = _classifier_of(there, by_name, network, device)
+            if by_name is not None and network is not None:
+                raise ValueError(f"its network is {by_name.model!r}, which is loaded by name: give no other")
+            if by_name is not None:
+                classifier = models.load(by_name, there["class_names"], device)
+            elif network is not None:
+                about = (there[name] for name in ("class_names", "image_px", "mean", "std"))
+                classifier = _frozen(network, device, *about)
+            else:
+                told = "it was fitted to a network of your own"
+                raise ValueError(f"{told}: give that network, load(file, network)")
             classifier.use_mapping(there["mapping"])
             method = build_method(there["method"], prompt, masks, classifier)
         except (LookupError, ValueError, TypeError, OSError) as error:
@@ -264,19 +259,6 @@ class PromptedClassifier(nn.Module):
             raise CheckpointError(f"the classifier in {file} does not fit what is here: {'; '.join(differ)}")
         loaded.method.load_state_dict(tensors)
         return loaded
-
-
-def _classifier_of(
-    there: dict[str, Any], by_name: models.Network | None, network: nn.Module | None, device: str
-) -> FrozenClassifier:
-    names = there["class_names"]
-    if by_name is not None:
-        if network is not None:
-            raise ValueError(f"its network is {by_name.model!r}, which is loaded by name: give no other")
-        return models.load(by_name, names, device)
-    if network is None:
-        raise ValueError("it was fitted to a network of your own: give that network, load(file, network)")
-    return _frozen(network, device, names, there["image_px"], there["mean"], there["std"])
 
 
 def _frozen(network: nn.Module, device: str, *about: Any) -> FrozenClassifier:
@@ -363,10 +345,7 @@ def fit(
 
 
 def evaluate(model: PromptedClassifier, data: Any) -> evaluation.Evaluation:
-    """Classify each image once, with its prompt: accuracy, and where the prompt lies.
-
-    Args:
-        data: a `torch.utils.data.Dataset` of (image, label), a folder of PATH/class/image.jpg, or a Split.
+    """Classify each image of what `fit` takes as `val` once, with its prompt: accuracy, and where the prompt lies.
 
     Raises:
         SettingError: if its images or labels are none that the model knows.

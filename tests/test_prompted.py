@@ -269,16 +269,14 @@ def test_prediction_is_what_the_parts_say(made, picture):
     assert found.name == clip.class_names[int(expected.argmax())]
     assert sum(found.scores.values()) == pytest.approx(1)
     assert torch.equal(found.mask, prompted.mask[0, 0])
-    assert torch.equal(found.edges, method.edges(images)[0])
-    assert (found.picture.shape, found.mask.shape, found.edges.shape) == ((56, 56, 3), (56, 56), (3, 56, 56))
+    assert (found.picture.shape, found.mask.shape) == ((56, 56, 3), (56, 56))
     shown, raw = found.picture.permute(2, 0, 1), (prompted.images * clip.std + clip.mean)[0]
     inside = (raw > 0) & (raw < 1)
     torch.testing.assert_close(shown[inside], raw[inside])
 
 
-def test_vp_has_no_edges_and_its_mask_is_on_everywhere(picture):
+def test_mask_of_vp_is_on_everywhere(picture):
     found = adavipro.fit(network(), dataset(16, 1), dataset(8, 2), "vp", **QUICK).classify(picture)
-    assert found.edges is None
     assert (found.mask == 1).all()
 
 
