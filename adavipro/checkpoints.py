@@ -53,10 +53,8 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         manifest = json.loads(json.loads(head["__metadata__"]["manifest"])["content"])
         tensors = load(content)
         if manifest["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format version {manifest['format']}, but this release reads {FORMAT}: use the release "
-                "that wrote it, or make it anew"
-            )
+            told = f"{path} has format version {manifest['format']}, but this release reads {FORMAT}"
+            raise CheckpointError(f"{told}: use the release that wrote it, or make it anew")
         if _seal(tensors, manifest) != content:  # the hash, and every byte that is in no tensor
             raise ValueError("its content does not match its sha256")
         return tensors, manifest["settings"]
@@ -95,11 +93,7 @@ def clear(folder: Path, keep_saved: bool) -> None:
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load the newest sound generation; a damaged one is passed over with a warning.
-
-    Raises:
-        CheckpointError: if there is no checkpoint, or none is sound.
-    """
+    """Load the newest sound generation, past damaged ones with a warning; a CheckpointError where none is sound."""
     problems: list[str] = []
     for step in steps_saved(folder):
         try:
@@ -121,11 +115,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def settings_that_differ(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """What is stored other than it is here, a phrase for each setting."""
-    return [
-        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
+    differ = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    return [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in differ]
 
 
 def tensors_that_differ(

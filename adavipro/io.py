@@ -34,8 +34,7 @@ def shipped(name: str, folder: str = "") -> Path:
 
 def cache_folder() -> Path:
     """Folder of everything that is kept between runs: $ADAVIPRO_CACHE, or ~/.cache/adavipro."""
-    given = os.environ.get("ADAVIPRO_CACHE")
-    return expanded(given or "~/.cache/adavipro")
+    return expanded(os.environ.get("ADAVIPRO_CACHE") or "~/.cache/adavipro")
 
 
 def datasets_folder() -> Path:
@@ -45,11 +44,7 @@ def datasets_folder() -> Path:
 
 
 def expanded(path: Path | str) -> Path:
-    """A path that a user gave, with ~ for the home folder.
-
-    Raises:
-        OSError: if there is no home folder.
-    """
+    """A path that a user gave, with ~ for the home folder; an OSError where there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -14,25 +14,18 @@ class SettingError(ValueError):
     """A setting has an unknown name, a wrong type or a value out of range; the message is one sentence."""
 
 
-def setting(
-    default: Any,
-    doc: str,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """Declare a dataclass field with its meaning and what it may be.
+class Rule(typing.TypedDict, total=False):
+    """What a setting may be: at least `low` and at most `high`, or larger than `above`; or one of `choices`."""
 
-    Args:
-        default: the value where none is given.
-        doc: one sentence; shown by the command line.
-        low, high: smallest and largest value.
-        above: the value must be larger than this.
-        choices: the values there are.
-    """
-    rule = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices}
-    return dataclasses.field(default=default, metadata=rule)
+    low: float
+    high: float
+    above: float
+    choices: tuple[str, ...]
+
+
+def setting(default: Any, doc: str, **rule: typing.Unpack[Rule]) -> Any:
+    """Declare a dataclass field with its meaning, one sentence that the command line shows, and what it may be."""
+    return dataclasses.field(default=default, metadata={"doc": doc, **rule})
 
 
 class Settings:
@@ -112,9 +105,8 @@ class Recipe(Settings):
             object.__setattr__(self, "warmup_share", None)
         for name in ("temperature_end", "temperature_floor"):
             if (value := getattr(self, name)) is not None and value > self.temperature_start:
-                raise SettingError(
-                    f"{name} is {value}, but a temperature falls, and temperature_start is {self.temperature_start}"
-                )
+                told = f"but a temperature falls, and temperature_start is {self.temperature_start}"
+                raise SettingError(f"{name} is {value}, {told}")
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -147,10 +139,8 @@ def warmup_length(recipe: Recipe, total_steps: int) -> int:
     steps = recipe.warmup_steps if recipe.warmup_share is None else round(recipe.warmup_share * total_steps)
     assert steps is not None  # the recipe has one of the two
     if steps >= total_steps > 0:
-        raise SettingError(
-            f"warm-up takes {steps} steps, but the run has {total_steps} and would never leave it: lower "
-            "warmup_steps, or give warmup_share"
-        )
+        told = f"warm-up takes {steps} steps, but the run has {total_steps} and would never leave it"
+        raise SettingError(f"{told}: lower warmup_steps, or give warmup_share")
     return steps
 
 

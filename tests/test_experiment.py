@@ -144,7 +144,7 @@ def other(field, value):
     chosen |= {"template": "{}"}
     if field.name in chosen:
         return chosen[field.name]
-    if choices := field.metadata["choices"]:
+    if choices := field.metadata.get("choices"):
         return next(c for c in choices if c != value)
     if isinstance(value, bool):
         return not value

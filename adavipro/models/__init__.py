@@ -39,10 +39,9 @@ class Network(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.label_mapping is not None) != self.model.startswith(MAPPED):
-            raise SettingError(
-                f"label_mapping is {self.label_mapping!r} and model is {self.model!r}, but models of torchvision and "
-                f"timm need one of {', '.join(MAPPINGS)}, and a CLIP, which reads the names, needs none"
-            )
+            told = f"label_mapping is {self.label_mapping!r} and model is {self.model!r}"
+            need = f"models of torchvision and timm need one of {', '.join(MAPPINGS)}"
+            raise SettingError(f"{told}, but {need}, and a CLIP, which reads the names, needs none")
         if self.template.count("{}") != 1 or self.template.count("{") + self.template.count("}") != 2:
             raise SettingError(f"template is {self.template!r}, but it needs exactly one {{}} for the name")
 
@@ -102,18 +101,13 @@ def weights_sha256(model: str) -> str | None:
 
 def tensors_sha256(network: nn.Module) -> str:
     """sha256 of a network's tensors and their names."""
-    copies = {
-        k: t.cpu().clone(memory_format=torch.contiguous_format) for k, t in network.state_dict().items()
-    }
+    state = network.state_dict()
+    copies = {k: t.cpu().clone(memory_format=torch.contiguous_format) for k, t in state.items()}
     return hashlib.sha256(save(copies)).hexdigest()
 
 
 def prepare_device(device: str) -> None:
-    """Make ready to compute on a device.
-
-    Raises:
-        SettingError: if torch cannot do so here.
-    """
+    """Make ready to compute on a device; a SettingError where torch cannot do so here."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -333,10 +327,8 @@ class MappedClassifier(FrozenClassifier):
         with torch.no_grad():
             self.sources = self.network(torch.zeros(1, 3, self.image_px, self.image_px)).shape[1]
         if len(self.class_names) > self.sources:
-            raise SettingError(
-                f"the data set has {len(self.class_names)} classes, but model {self.name!r} has {self.sources} and no "
-                "two may share one: use a model with more"
-            )
+            told = f"the data set has {len(self.class_names)} classes, but model {self.name!r} has {self.sources}"
+            raise SettingError(f"{told} and no two may share one: use a model with more")
         self.mapping = mapping
         self.register_buffer("index", torch.arange(len(self.class_names)))
 
@@ -357,9 +349,8 @@ class MappedClassifier(FrozenClassifier):
         count = len(self.class_names)
         wanted = list(range(count)) if index is None else index
         if len(wanted) != count or len({i for i in wanted if 0 <= i < self.sources}) != count:
-            raise ValueError(
-                f"mapping is {wanted}, but it must hold {count} different source classes from 0 to {self.sources - 1}"
-            )
+            told = f"it must hold {count} different source classes from 0 to {self.sources - 1}"
+            raise ValueError(f"mapping is {wanted}, but {told}")
         self.index.copy_(torch.tensor(wanted))
 
     def refresh_mapping(self, method: Callable[[Tensor], Any] | None, train: Split, epoch: int) -> None:
