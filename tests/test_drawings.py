@@ -182,7 +182,7 @@ def test_explain_figure_shows_each_step_from_the_methods_own_tensors(clip, adavi
 @torch.no_grad()
 def test_explain_figure_takes_decisions_by_hand(clip, adavipro):
     image = noisy_split(1, seed=2).images[0]
-    figure = drawings.explain_figure(clip, adavipro, image, decisions=torch.zeros(1, 1, 7, 7))
+    figure = drawings.explain_figure(clip, adavipro, image, 2, decisions=torch.zeros(1, 1, 7, 7))
     shown = panels(figure)
     torch.testing.assert_close(shown["prompted image"], shown["image"])
     assert shown["mask: white is on"].nan_to_num().max() == 0
@@ -190,7 +190,7 @@ def test_explain_figure_takes_decisions_by_hand(clip, adavipro):
 
 
 def test_explain_figure_of_vp_has_no_edges_and_no_logits(clip, vp):
-    shown = panels(drawings.explain_figure(clip, vp, noisy_split(1, seed=1).images[0]))
+    shown = panels(drawings.explain_figure(clip, vp, noisy_split(1, seed=1).images[0], 2))
     assert list(shown) == ["image", "mask: white is on", "prompted image"]
     assert torch.equal(shown["mask: white is on"].nan_to_num(), vp.prompt.support.float())
 

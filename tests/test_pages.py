@@ -1,5 +1,6 @@
 """What a notebook opens and closes with: its parameters, its folder, its numbers."""
 
+import functools
 import json
 
 import pytest
@@ -10,10 +11,12 @@ from adavipro import experiment
 from adavipro.lessons import pages
 from adavipro.lessons.pages import ParameterError
 
+begin = functools.partial(pages.begin, world="embedded", device="auto", out=None)
+
 
 @pytest.fixture
 def page(tmp_path):
-    return pages.begin("04_training", dataset="letters", prompt_px=15, epochs=2, seed=3, runs=str(tmp_path))
+    return begin("04_training", dataset="letters", prompt_px=15, epochs=2, seed=3, runs=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,7 @@ def page(tmp_path):
 )
 def test_a_wrong_parameter_is_one_sentence_and_no_folder_is_made(wrong, told, tmp_path):
     with pytest.raises(ParameterError) as error:
-        pages.begin("04_training", **{"runs": str(tmp_path / "runs"), **wrong})
+        begin("04_training", **{"runs": str(tmp_path / "runs"), **wrong})
     assert str(error.value).startswith(told)
     assert error.value._render_traceback_() == [f"ParameterError: {error.value}"]
     assert not (tmp_path / "runs").exists()
@@ -45,9 +48,9 @@ def test_a_wrong_parameter_is_one_sentence_and_no_folder_is_made(wrong, told, tm
 
 def test_the_papers_world_has_its_own_data_sets_and_our_recipe(tmp_path):
     with pytest.raises(ParameterError, match="dataset is 'digits' and world is 'paper'"):
-        pages.begin("04_training", world="paper", dataset="digits", runs=str(tmp_path))
+        begin("04_training", world="paper", dataset="digits", runs=str(tmp_path))
     given = {"dataset": "dtd", "prompt_px": 112, "region_px": 56, "epochs": 20, "seed": 0}
-    page = pages.begin("04_training", world="paper", **given, runs=str(tmp_path))
+    page = begin("04_training", world="paper", **given, runs=str(tmp_path))
     run = page.experiment("adavipro")
     assert (run.network.model, run.prompt.prompt_px, run.recipe.epochs) == ("ViT-B-32-quickgelu", 112, 20)
     assert run.recipe.temperature_end == experiment.OURS["temperature_end"]
@@ -61,9 +64,9 @@ def test_a_name_that_only_papermill_knows_is_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ParameterError, match="notebook 03_deciding has no parameter 'prompt_xp': its parameters are"
     ):
-        pages.begin("03_deciding", seed=1, runs=str(tmp_path))
+        begin("03_deciding", seed=1, runs=str(tmp_path))
     Shell.user_ns["In"][-1] = "# Parameters\nseed = 1\n"
-    assert pages.begin("03_deciding", seed=1, runs=str(tmp_path)).parameters["seed"] == 1
+    assert begin("03_deciding", seed=1, runs=str(tmp_path)).parameters["seed"] == 1
 
 
 def test_experiments_have_the_notebooks_parameters_and_the_worlds_recipe(page):
@@ -76,7 +79,7 @@ def test_runs_go_to_the_top_of_the_checkout_from_the_notebooks_folder_too(tmp_pa
     (tmp_path / "notebooks").mkdir()
     for here in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(here)
-        assert pages.begin("02_edges", runs=None).folder == tmp_path / "runs" / "notebooks" / "02_edges"
+        assert begin("02_edges", runs=None).folder == tmp_path / "runs" / "notebooks" / "02_edges"
 
 
 def test_the_home_folder_is_meant_by_a_tilde_and_a_folder_that_cannot_be_is_one_sentence(
@@ -84,16 +87,16 @@ def test_the_home_folder_is_meant_by_a_tilde_and_a_folder_that_cannot_be_is_one_
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    page = pages.begin("02_edges", runs="~/x", out="~/y")
+    page = begin("02_edges", runs="~/x", out="~/y")
     assert (page.runs, page.folder) == (tmp_path / "x", tmp_path / "y")
     assert [path.name for path in tmp_path.iterdir()] == ["y"]
     with pytest.raises(
         ParameterError, match=r"^'~nobody-here/x' needs a home folder, and there is none: give"
     ):
-        pages.begin("02_edges", runs="~nobody-here/x")
+        begin("02_edges", runs="~nobody-here/x")
     (tmp_path / "file").touch()
     with pytest.raises(ParameterError, match="Not a directory"):
-        pages.begin("02_edges", runs=str(tmp_path / "file"))
+        begin("02_edges", runs=str(tmp_path / "file"))
 
 
 def test_a_shown_figure_is_written_as_png_and_as_vectors(page):
@@ -120,6 +123,7 @@ def test_the_end_writes_numbers_parameters_time_and_versions(page, capsys):
 
 def test_a_parameter_error_in_ipython_shows_its_sentence_alone(capsys, tmp_path):
     shell = start_ipython()
-    shell.run_cell(f"from adavipro.lessons import pages; pages.begin('x', seed=-1, runs={str(tmp_path)!r})")
+    given = {"world": "embedded", "device": "cpu", "runs": str(tmp_path), "out": None}
+    shell.run_cell(f"from adavipro.lessons import pages; pages.begin('x', seed=-1, **{given})")
     told = capsys.readouterr()
     assert (told.out + told.err).strip() == "ParameterError: seed is -1, but it must be at least 0"

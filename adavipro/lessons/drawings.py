@@ -155,11 +155,7 @@ def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor) -> Figure:
 
 @torch.no_grad()
 def explain_figure(
-    classifier: FrozenClassifier,
-    method: AdaViPro,
-    image: Tensor,
-    label: int | None = None,
-    decisions: Tensor | None = None,
+    classifier: FrozenClassifier, method: AdaViPro, image: Tensor, label: int, decisions: Tensor | None = None
 ) -> Figure:
     """Everything between an image and its class: edges, logits, mask, prompted image, scores before and after.
 
@@ -188,8 +184,7 @@ def explain_figure(
         axes.set_facecolor("#d5e3f0")
     before, after = 100 * classifier(torch.cat([x, shown.images])).softmax(1).cpu().numpy()
     leading = np.maximum(before, after)
-    if label is not None:
-        leading[label] = 101
+    leading[label] = 101
     chosen = np.argsort(-leading)[:5]
     places, names = np.arange(len(chosen)), classifier.class_names
     last.barh(places - 0.2, before[chosen], 0.38, color="0.75", label="zero-shot")
@@ -204,11 +199,7 @@ def explain_figure(
 
 @torch.no_grad()
 def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: Tensor) -> Figure:
-    """One image through AdaViPro, a panel for each tensor on its way; what learns has a heavy border (Figure 3).
-
-    Args:
-        image: uint8 (3, h, w).
-    """
+    """An image, uint8 (3, h, w), through AdaViPro, tensor by tensor; what learns has a heavy border (Figure 3)."""
     x = classifier.normalise(image[None].to(classifier.mean.device))
     assert isinstance(method.edges, EdgeDetector)
     edges, template, shown = method.edges(x), method.prompt(), method(x)
@@ -239,15 +230,11 @@ def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: T
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-def gumbel_figure(
-    temperatures: Sequence[float], difference: float, draws: int = 2000, seed: int = 0
-) -> Figure:
+def gumbel_figure(temperatures: Sequence[float], difference: float, draws: int, seed: int) -> Figure:
     """Decisions sampled at each temperature, and the gradient that training gets through them; a column each.
 
     Above: the soft decisions. Below: d decision / d (on - off), against the gradient of P(on) that it stands for.
-
-    Args:
-        difference: logit of on minus logit of off.
+    The logits' `difference` is on minus off.
     """
     noise = gumbel_noise(torch.Size((draws, 2, 1, 1)), generator(seed, "drawing-gumbel"))
     p_on = torch.sigmoid(torch.tensor(difference, dtype=torch.float64)).item()

@@ -61,11 +61,7 @@ class Page:
         return preset(self.world, method, recipe, **{**own, **changes})
 
     def show(self, figure: Figure, name: str, alt: str) -> Image:
-        """Write a figure as PNG and SVG into the notebook's folder. Returns the picture to display.
-
-        Args:
-            alt: what is seen, for a reader who cannot see it.
-        """
+        """Write a figure as PNG and SVG into the folder. Returns the picture to display; `alt` is it in words."""
         png, _ = figures.save(figure, self.folder / name)
         return Image(png, alt=alt, width=min(1000, int(figure.get_figwidth() * 100)))
 
@@ -80,14 +76,7 @@ class Page:
         print(f"{seconds:.0f} s on {where}, {peak} MB; {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
 
-def begin(
-    name: str,
-    world: str = "embedded",
-    device: str = "auto",
-    runs: str | None = None,
-    out: str | None = None,
-    **parameters: Any,
-) -> Page:
+def begin(name: str, world: str, device: str, runs: str | None, out: str | None, **parameters: Any) -> Page:
     """Check a notebook's parameters, and open its folder. On a CPU torch gets one thread, as the shipped runs had.
 
     Args:

@@ -24,12 +24,7 @@ _FIT = {"max_width": "100%", "align_self": "flex-start"}  # else a box stretches
 
 
 class _Explorer:
-    """A figure that is drawn anew when a control changes, and a line of text under it.
-
-    Args:
-        draw: makes the figure and the line from what the controls say now.
-        controls: what to watch.
-    """
+    """A figure and a line of text under it, which `draw` makes anew from what the controls say when one changes."""
 
     def __init__(self, draw: Callable[[], tuple[Figure, str]], *controls: w.Widget) -> None:
         self.draw, self.paused = draw, False
@@ -57,11 +52,7 @@ def _image_choice(names: Sequence[str]) -> w.Dropdown:
 
 
 def frame_explorer(images: Tensor, names: Sequence[str]) -> w.VBox:
-    """Pick an image and a frame's width: see what VP covers.
-
-    Args:
-        images: uint8 (b, 3, h, w). names: what they show, to pick from.
-    """
+    """Pick one of the images, uint8 (b, 3, h, w), by its name, and a frame's width: see what VP covers."""
     side, image = images.shape[-1], _image_choice(names)
     width = w.IntSlider(side // 7, 1, side // 2, description="frame (px)", continuous_update=False)
 
