@@ -42,11 +42,7 @@ def own_value(study: str) -> Any:
 
 
 def ablation_value(study: str, text: str) -> Any:
-    """The value of an ablation that a text stands for, as results files have it.
-
-    Raises:
-        SettingError: if there is no such ablation, or it has no such value.
-    """
+    """The value of an ablation that a text of a results file stands for; a SettingError where it has no such value."""
     if study not in ABLATIONS:
         raise SettingError(f"study is {study!r}, but it must be one of: {', '.join(ABLATIONS)}")
     values = {str(value): value for value in ABLATIONS[study]}

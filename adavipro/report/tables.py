@@ -187,10 +187,8 @@ def _compared(rows: pd.DataFrame, title: str, own: str) -> pd.DataFrame:
     """Accuracy by method, width and value, and the difference from the value `own`."""
     rows = rows.assign(percent=100 * rows["test_accuracy"]).dropna(subset=["percent"])
     names = _ordered(rows["dataset"])
-    groups = {
-        cell: group.set_index(["dataset", "seed"])["percent"]
-        for cell, group in rows.groupby(["method", "prompt_px", "value"], sort=False)
-    }
+    cells = rows.set_index(["dataset", "seed"]).groupby(["method", "prompt_px", "value"], sort=False)
+    groups = dict(iter(cells["percent"]))
     lines = []
     for (method, px, value), percent in groups.items():
         line: dict[str, Any] = {"method": method, "frame (px)": px, title: value}

@@ -52,9 +52,8 @@ class Drawn:
     def load(self, split: str, image_px: int = IMAGE_PX) -> Split:
         """Draw one split, or copy it from memory."""
         if image_px != IMAGE_PX:
-            raise SettingError(
-                f"the model takes images of {image_px} px, but data set {self.name!r} has images of {IMAGE_PX} px"
-            )
+            told = f"but data set {self.name!r} has images of {IMAGE_PX} px"
+            raise SettingError(f"the model takes images of {image_px} px, {told}")
         return copy.deepcopy(draw_split(self.name, split))
 
 
@@ -78,12 +77,9 @@ def draw_split(name: str, split: str) -> Split:
         drawn = Split(*_DRAW[name](labels, g), labels)
     expected = drawn_sha256().get(f"{name}-{split}")
     if len(drawn) >= 594 and sha256(drawn) != expected:
-        warnings.warn(
-            f"{name}, {split}, is drawn here with other pictures than the shipped results are on: fonts, Pillow or "
-            "torch differ, and so may results, a little",
-            OtherPicturesWarning,
-            stacklevel=2,
-        )
+        told = f"{name}, {split}, is drawn here with other pictures than the shipped results are on"
+        why = "fonts, Pillow or torch differ, and so may results, a little"
+        warnings.warn(f"{told}: {why}", OtherPicturesWarning, stacklevel=2)
     return drawn
 
 

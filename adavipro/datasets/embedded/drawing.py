@@ -90,8 +90,7 @@ def uniform(shape: tuple[int, ...], low: float, high: float, g: torch.Generator)
 def place(glyphs: Tensor, g: torch.Generator, size: tuple[float, float]) -> Tensor:
     """Put glyphs (b, h, w) at a random place, size, tilt and slant. Returns coverage (b, 1, IMAGE_PX, IMAGE_PX).
 
-    Args:
-        size: smallest and largest side of the glyph's square, as a share of the picture's side.
+    The least and the largest `size` of the glyph's square are shares of the picture's side.
     """
     b = len(glyphs)
     scale = uniform((b,), *size, g)
@@ -142,11 +141,7 @@ def separate(back: Tensor, colour: Tensor, distance: float) -> Tensor:
 
 
 def texture(kind: Tensor, g: torch.Generator) -> Tensor:
-    """Draw patterns that fill the picture. Returns (b, 1, h, w) in [0, 1].
-
-    Args:
-        kind: (b,) index into the vocabulary's TEXTURES.
-    """
+    """Draw patterns, by index (b,) into TEXTURES, that fill the picture. Returns (b, 1, h, w) in [0, 1]."""
     b = len(kind)
     axis = torch.linspace(-1, 1, IMAGE_PX)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
