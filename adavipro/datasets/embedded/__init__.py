@@ -46,8 +46,7 @@ class Drawn:
     def __init__(self, name: str) -> None:
         self.name = name
         self.class_names = CLASS_NAMES[name]
-        digits = {"train": 2000, "val": 594, "test": 1000}
-        self.counts: Mapping[str, int] = digits if name == "digits" else SIZES
+        self.counts: Mapping[str, int] = SIZES | {"val": 594} if name == "digits" else SIZES
 
     def load(self, split: str, image_px: int = IMAGE_PX) -> Split:
         """Draw one split, or copy it from memory."""

@@ -20,12 +20,11 @@ from adavipro.datasets.embedded.vocabulary import COLOURS, DIGITS, LETTERS, SYMB
 IMAGE_PX = 56
 GLYPH_PX = 64
 
-_DEJAVU = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"]
-_DEJAVU += ["DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"]
-_SERIF = ["DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"]
-_STIX = ["STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"]
-_COMPUTER_MODERN = ["cmr10", "cmb10", "cmss10", "cmtt10", "cmti10"]
-TEXT_FONTS = (*_DEJAVU, *_SERIF, *_STIX, *_COMPUTER_MODERN)
+TEXT_FONTS = (
+    "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique DejaVuSansMono DejaVuSansMono-Bold "
+    "DejaVuSansMono-Oblique DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic STIXGeneral "
+    "STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta cmr10 cmb10 cmss10 cmtt10 cmti10"
+).split()
 SYMBOL_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "STIXGeneral")
 
 # Letter styles that pretraining never shows: (font, code point of the style's capital A).
@@ -154,7 +153,7 @@ def texture(kind: Tensor, g: torch.Generator) -> Tensor:
     dx, dy = x - centre[:, 0], y - centre[:, 1]
     radius, bearing = (dx**2 + dy**2).sqrt() * waves * 1.3, torch.atan2(dy, dx)
     triangle = 2 * torch.asin(torch.sin(u)) / math.pi
-    row = torch.floor(v / math.pi)
+    bond = u / 1.3 + torch.floor(v / math.pi) * math.pi  # every other row of bricks is shifted
     grain = smooth_noise(b, 1, 28, g)[:, 0]
     bubbles = torch.cos(u) + torch.cos(u / 2 + 0.866 * v) + torch.cos(u / 2 - 0.866 * v)
     patterns = [
@@ -165,9 +164,7 @@ def texture(kind: Tensor, g: torch.Generator) -> Tensor:
         lambda i: torch.maximum(torch.cos(u[i]), torch.cos(v[i])) - 0.8,  # gridded
         lambda i: torch.sin(v[i] * 1.4 + 2.4 * triangle[i]),  # zigzag
         lambda i: torch.sin(v[i] + 1.5 * torch.sin(u[i] * 0.7)),  # wavy
-        lambda i: (
-            torch.maximum(torch.cos(2 * v[i]), torch.cos(u[i] / 1.3 + row[i] * math.pi)) - 0.85
-        ),  # brick
+        lambda i: torch.maximum(torch.cos(2 * v[i]), torch.cos(bond[i])) - 0.85,  # brick
         lambda i: 0.3 - bubbles[i].abs(),  # bubbly
         lambda i: torch.sin(radius[i] + bearing[i] * 2),  # spiral
         lambda i: torch.sin(bearing[i] * torch.round(waves[i]) + phase[i, 0]),  # rayed

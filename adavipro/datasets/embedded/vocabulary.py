@@ -16,10 +16,8 @@ SYMBOLS = {
     "coffee cup": "☕",
 }  # fmt: skip
 
-TEXTURES = tuple(
-    f"{word} texture"
-    for word in "striped checkered dotted ringed gridded zigzag wavy brick bubbly spiral rayed speckled".split()
-)
+_PATTERNS = "striped checkered dotted ringed gridded zigzag wavy brick bubbly spiral rayed speckled".split()
+TEXTURES = tuple(f"{word} texture" for word in _PATTERNS)
 
 CLASS_NAMES = (*DIGITS, *LETTERS, *SYMBOLS, *TEXTURES)
 
