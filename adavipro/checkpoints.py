@@ -124,9 +124,7 @@ def tensors_that_differ(
 ) -> list[str]:
     """What is wrong with stored tensors, a phrase for each: missing, of another shape, not finite, or unknown.
 
-    Args:
-        wanted: tensors of the right names and shapes.
-        optional: names of further tensors that may be there.
+    The `wanted` have the right names and shapes; further ones with `optional` names may be there.
     """
     differ = []
     for name, p in wanted.items():

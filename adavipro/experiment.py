@@ -108,8 +108,7 @@ class Experiment(Settings):
     def key(self, source: datasets.Source | None = None) -> str:
         """Hash of the settings that matter, the frozen weights and the data's version: the same key is the same run.
 
-        Args:
-            source: the data set, where it was found already.
+        The source is the data set, where it was found already.
         """
         version = (source or datasets.find(self.dataset)).version
         weights = models.weights_sha256(self.network.model)
@@ -361,9 +360,7 @@ def validate(experiment: Experiment, root: Path | str = "runs", device: str = "c
 def restore(folder: Path | str, device: str = "cpu") -> PromptedClassifier:
     """Load a finished run's prompted classifier, with the weights that validation picked, from its folder alone.
 
-    Raises:
-        SettingError: if the run is not finished, or learned no prompt.
-        CheckpointError: if its file is damaged, or the frozen weights here are others.
+    A SettingError where the run is not finished or learned no prompt; else errors as of `PromptedClassifier.load`.
     """
     folder = expanded(folder)
     if not (folder / RESULT).exists():

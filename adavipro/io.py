@@ -56,10 +56,7 @@ def expanded(path: Path | str) -> Path:
 
 
 def write_atomically(path: Path, content: bytes | Iterable[Any], size: int = 0) -> None:
-    """Write a file so that a reader sees the old content or the new one, and never a part.
-
-    Args:
-        content: bytes, or parts of them that have so many bytes in all as `size`.
+    """Write bytes, or parts of `size` bytes in all, so that a reader sees the old content or the new, and never a part.
 
     Raises:
         OSError: naming the path, the bytes needed and those free, where the disk is full; the former file stays.

@@ -37,9 +37,7 @@ class Prompt(Settings):
 
     prompt_kind: str = setting("frame", "template; patches are VP's controls", choices=PROMPTS)
     prompt_px: int = setting(8, "width of the frame, or side of the patch (the paper: 30)", low=1)
-    prompt_start_std: float = setting(
-        1.0, "standard deviation of the normal start values of the template (VP's code: 1)", low=0
-    )
+    prompt_start_std: float = setting(1.0, "standard deviation of the normal start values (VP: 1)", low=0)
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,7 @@ class Masks(Settings):
     bias: bool = setting(True, "bias terms in F_c and F_p")
     on_bias: float = setting(0.0, "start of F_p's bias, on minus off")
     policy_scale: float = setting(1.0, "factor on F_p's start weights", low=0)
-    standardise: bool = setting(
-        True, "F_c's channels to mean 0 and standard deviation 1 over each image, before F_p"
-    )
+    standardise: bool = setting(True, "F_c's channels to mean 0 and variance 1 over each image, before F_p")
     hard: bool = setting(False, "0 or 1 with straight-through gradients in training; else soft decisions")
     where: str = setting(
         "gumbel",
@@ -68,9 +64,7 @@ class Masks(Settings):
         "noise, smm, SMM's masks of three channels, or random, no generator",
         choices=ANSWERS,
     )
-    random_share: float | None = setting(
-        None, "of where=random: each region is on with this probability, whatever the image", low=0, high=1
-    )
+    random_share: float | None = setting(None, "of where=random: chance that a region is on", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,10 +214,7 @@ class PromptedClassifier(nn.Module):
 
     @classmethod
     def load(cls, file: Path | str, network: nn.Module | None = None, device: str = "cpu") -> Self:
-        """Load what `save` saved, after checking every byte of it and the frozen network's weights.
-
-        Args:
-            network: the caller's own network, where it was fitted to one.
+        """Load what `save` saved, after checking every byte of it and the weights of the network, given if one's own.
 
         Raises:
             CheckpointError: if the file is no saved classifier, is damaged, of another format version, or does not fit
@@ -347,8 +338,7 @@ def fit(
 def evaluate(model: PromptedClassifier, data: Any) -> evaluation.Evaluation:
     """Classify each image of what `fit` takes as `val` once, with its prompt: accuracy, and where the prompt lies.
 
-    Raises:
-        SettingError: if its images or labels are none that the model knows.
+    A SettingError where its images or labels are none that the model knows.
     """
     split = as_split(data, model.classifier.image_px)
     _check_labels(model.classifier, (data, split))

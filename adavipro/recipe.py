@@ -131,11 +131,7 @@ def steps_an_epoch(recipe: Recipe, images: int) -> int:
 
 
 def warmup_length(recipe: Recipe, total_steps: int) -> int:
-    """Steps of warm-up, from the share of the run where one is given.
-
-    Raises:
-        SettingError: if the run would never leave its warm-up.
-    """
+    """Steps of warm-up, from its share of the run where one is given; a SettingError if the run never leaves it."""
     steps = recipe.warmup_steps if recipe.warmup_share is None else round(recipe.warmup_share * total_steps)
     assert steps is not None  # the recipe has one of the two
     if steps >= total_steps > 0:

@@ -18,10 +18,8 @@ class PatchPrompt(nn.Module):
     At inference a random patch lies in the centre, so that evaluation does not depend on chance.
 
     Args:
-        image_px: side of the image.
+        image_px, start_std, generator: as of `prompts.FramePrompt`.
         side_px: side of the square, 1 to image_px.
-        start_std: standard deviation of the start values.
-        generator: source of the start values.
         random: a new place at every call that gives a generator; otherwise the top left corner.
 
     Raises:
@@ -70,10 +68,8 @@ class RandomMasks(nn.Module):
     """Each region on with the same probability, whatever the image shows: the control for a learned "where".
 
     It has no parameters. In training the decisions are drawn anew for each step. At inference an image's mask is drawn
-    by a hash of its pixels: the same image has the same mask, in any batch, and another image another.
-
-    Args:
-        share: probability of on, between 0 and 1; those two are zero-shot and VP, which the settings refuse.
+    by a hash of its pixels: the same image has the same mask, in any batch, and another image another. The share of
+    regions that are on lies between 0 and 1; those two are zero-shot and VP, which the settings refuse.
     """
 
     def __init__(self, image_px: int, region_px: int, share: float) -> None:
@@ -108,9 +104,8 @@ class SmmMasks(nn.Module):
     (our choice), so that its mask depends on no other image and training leaves no running statistics behind.
 
     Args:
-        image_px: side of the image.
+        image_px, generator: as of `where.MaskGenerator`.
         region_px: side of the square that shares a mask value (SMM: 8).
-        generator: source of the start values.
 
     Raises:
         ValueError: if `region_px` is not 1, 2, 4, 8, 16 or 32, or does not divide the image.

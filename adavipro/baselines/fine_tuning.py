@@ -31,10 +31,8 @@ def fine_tune(
 ) -> Learned:
     """Train every weight of a copy of the network; class embeddings and scale are kept, `frozen` is not touched.
 
-    It learns the network's weights, and the index of a label mapping where there is one.
-
-    Args:
-        recipe: its epochs, batch size and warm-up count; then the rate follows a cosine to 0.
+    It learns the network's weights, and the index of a label mapping where there is one. Of the recipe, epochs, batch
+    size and warm-up count; then the rate follows a cosine to 0.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
@@ -77,9 +75,7 @@ def fine_tune(
 def restore(folder: Path, frozen: FrozenClassifier) -> FrozenClassifier:
     """A copy of the frozen classifier with the weights that validation picked in a finished fine-tuning.
 
-    Raises:
-        SettingError: if the folder holds none.
-        CheckpointError: if its file is damaged.
+    A SettingError where the folder holds none, a CheckpointError where its file is damaged.
     """
     if not (folder / FILE).exists():
         raise SettingError(f"there is no finished fine-tuning in {folder}: run it first")

@@ -22,11 +22,7 @@ from adavipro.where import EdgeDetector, decide, enlarge, gumbel_noise
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")  # data/photographs/README.md has sources and licences
 # A line of a run: lightness, dash and marker tell runs apart without colour.
 _LINES = (("#103a70", "-o"), ("#d08a00", "--s"), ("0.45", ":^"), ("#7fb3d5", "-.D"), ("0.0", "-v"))
-METRIC_TITLES = {
-    "loss": "training loss",
-    "val_accuracy": "validation accuracy (%)",
-    **MASK_PANELS,
-}
+METRIC_TITLES = {"loss": "training loss", "val_accuracy": "validation accuracy (%)", **MASK_PANELS}
 
 
 def photographs(names: Sequence[str] = PHOTOGRAPHS) -> Tensor:
@@ -86,13 +82,8 @@ def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
 def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Figure:
     """Images under frames of growing width: a row an image, a column a width (the paper's Figure 1).
 
-    The frame is a template as VP's training starts from it, N(0, 1), added after CLIP's normalisation; the sum is
-    clipped for the screen only.
-
-    Args:
-        images: uint8 (b, 3, s, s).
-        widths_px: widths on each side; before them come the images as they are.
-        seed: of the template.
+    The frame is a template as VP's training starts from it, N(0, 1) of a seed, added after CLIP's normalisation; the
+    sum is clipped for the screen only. Images are uint8 (b, 3, s, s), and come first as they are.
     """
     side = images.shape[-1]
     template = torch.randn(1, 3, side, side, generator=generator(seed, "template"))
@@ -134,11 +125,8 @@ def picture_figure(
 def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor) -> Figure:
     """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
 
-    Regions that are on are light, those that are off dark; the image shows through. Of a long run, ten epochs.
-
-    Args:
-        masks_by_epoch: decisions (b, 1, r, r), one for each epoch.
-        images: uint8 (b, 3, h, w).
+    Regions that are on are light, those that are off dark; the image shows through. Of a long run, ten epochs. Masks
+    are the decisions (b, 1, r, r) of an epoch, images uint8 (b, 3, h, w).
     """
     pictures = images.cpu() / 255
     columns = {"image": pictures}
@@ -159,12 +147,8 @@ def explain_figure(
 ) -> Figure:
     """Everything between an image and its class: edges, logits, mask, prompted image, scores before and after.
 
-    VP has no edges and no logits, so their panels are left out. What the prompt cannot reach is left blank.
-
-    Args:
-        image: uint8 (3, h, w).
-        label: the true class, marked among the scores.
-        decisions: (1, 1, r, r), to set the regions by hand.
+    VP has no edges and no logits, so their panels are left out. What the prompt cannot reach is left blank. The image
+    is uint8 (3, h, w), its label is marked among the scores; decisions (1, 1, r, r) set the regions by hand.
     """
     x = classifier.normalise(image[None].to(classifier.mean.device))
     shown, logits = method(x, decisions=decisions), method.region_logits(x)

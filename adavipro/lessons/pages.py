@@ -28,7 +28,6 @@ from adavipro.recipe import SettingError
 from adavipro.where import check_region
 
 IMAGE_PX = {"embedded": embedded.IMAGE_PX, "paper": 224}
-INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
 
 class ParameterError(SettingError):
@@ -117,7 +116,8 @@ def check_injected(name: str, known: Iterable[str]) -> None:
     """Raise a SettingError where papermill, in the cell that it added, set a parameter that is not known."""
     shell, known = get_ipython(), list(known)
     cells: list[str] = shell.user_ns.get("In", []) if shell else []
-    for node in (node for cell in cells if cell.startswith(INJECTED) for node in ast.walk(ast.parse(cell))):
+    added = (cell for cell in cells if cell.startswith("# Parameters"))
+    for node in (node for cell in added for node in ast.walk(ast.parse(cell))):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in known:
             told = f"notebook {name} has no parameter {node.id!r}"
             raise SettingError(f"{told}: its parameters are {', '.join(known)}")

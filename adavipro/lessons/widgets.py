@@ -85,9 +85,7 @@ def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
 def mask_explorer(classifier: FrozenClassifier, method: AdaViPro, images: Tensor, labels: Tensor) -> w.VBox:
     """Pick an image, see how the method treats it, and switch regions by hand where the prompt reaches.
 
-    Args:
-        images: uint8 (b, 3, h, w).
-        labels: (b,) true classes.
+    Images are uint8 (b, 3, h, w), labels their true classes (b,).
     """
     learned = method(classifier.normalise(images.to(classifier.mean.device))).decisions
     side, live = learned.shape[-1], method.live_regions().flatten().tolist()
@@ -121,12 +119,8 @@ def mask_explorer(classifier: FrozenClassifier, method: AdaViPro, images: Tensor
 class LiveView:
     """A run as it goes: its metrics, and the masks of a few images as they form. A `watch` of a training.
 
-    Display `widget` before training. `masks` are the decisions (b, 1, r, r) after each epoch.
-
-    Args:
-        classifier: normalises the images.
-        images: uint8 (b, 3, h, w), those whose masks are drawn.
-        path: file that holds the masks, so that a finished or resumed run has them too.
+    Display `widget` before training. `masks` are the decisions (b, 1, r, r) after each epoch for images, uint8
+    (b, 3, h, w); a file at the path holds them, so that a finished or resumed run has them too.
     """
 
     def __init__(self, classifier: FrozenClassifier, images: Tensor, path: Path) -> None:

@@ -313,7 +313,6 @@ class MappedClassifier(FrozenClassifier):
 
     Args:
         network: normalised images (b, 3, h, w) to logits (b, source classes).
-        mapping: one of MAPPINGS.
         about: `class_names`, `image_px`, `mean`, `std`, `name` and `own` of every FrozenClassifier.
 
     Raises:
@@ -341,11 +340,7 @@ class MappedClassifier(FrozenClassifier):
         return self.index.tolist()
 
     def use_mapping(self, index: list[int] | None) -> None:
-        """Let source classes stand for ours, one for each; None is the identity.
-
-        Raises:
-            ValueError: if they are too few or too many, out of range, or one occurs twice.
-        """
+        """Let source classes stand for ours, one for each, or raise a ValueError; None is the identity."""
         count = len(self.class_names)
         wanted = list(range(count)) if index is None else index
         if len(wanted) != count or len({i for i in wanted if 0 <= i < self.sources}) != count:

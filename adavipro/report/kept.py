@@ -11,11 +11,8 @@ from typing import Any
 def read_json(path: Path, kinds: Mapping[str, Any], key: str | None = None, most: float = math.inf) -> Any:
     """Read what we wrote as JSON, names with values. None where it is not there.
 
-    A damaged file counts as not there: a warning names what is wrong.
-
-    Args:
-        kinds: what must be there, by name: a type. No number may be below 0, or, if it is not whole, above `most`.
-        key: that of its run.
+    A damaged file counts as not there: a warning names what is wrong. `kinds` are the types of what must be there, by
+    name; no number may be below 0, or, if it is not whole, above `most`. The key is that of its run.
     """
     try:
         content = json.loads(path.read_bytes())

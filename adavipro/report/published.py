@@ -97,11 +97,7 @@ def of_table(table: str) -> pd.DataFrame:
 def find(
     *, table: str, dataset: str = "", method: str, prompt_px: int | None = None, quantity: str = "accuracy"
 ) -> float | None:
-    """A published figure; None where it was not read.
-
-    Raises:
-        SettingError: if a value is none that its column knows.
-    """
+    """A published figure, None where it was not read; a SettingError where a value is none that its column knows."""
     rows = of_table(table).fillna({"prompt_px": 0})
     wanted = {"dataset": dataset, "method": method, "prompt_px": prompt_px or 0, "quantity": quantity}
     for column, value in wanted.items():
@@ -221,8 +217,7 @@ def _compared(line: Row, figures: np.ndarray) -> Row:
 def write(lines: pd.DataFrame, stem: Path) -> list[Path]:
     """Write lines of `beside` as stem.md, with what a reader must know, and stem.csv. Returns the paths."""
     pages = {".md": f"{CAPTION}\n\n{to_markdown(lines)}", ".csv": to_csv(lines)}
-    paths = [stem.with_name(stem.name + ending) for ending in pages]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for path, page in zip(paths, pages.values(), strict=True):
-        write_atomically(path, page.encode())
-    return paths
+    for ending, page in pages.items():
+        write_atomically(stem.with_name(stem.name + ending), page.encode())
+    return [stem.with_name(stem.name + ending) for ending in pages]
