@@ -82,12 +82,16 @@ def test_flat_images_have_finite_logits_and_gradients(rng):
     assert all(p.grad.isfinite().all() for p in masks.parameters())
 
 
-def test_nothing_of_the_generator_is_kept_for_the_gradient_of_a_large_batch(rng):
+@pytest.mark.parametrize("images", [0, 2])
+def test_no_more_than_there_is_room_for_is_kept_for_the_gradient(images, rng, monkeypatch):
+    of_an_image = 4 * 64 * 224**2  # F_c makes 77 MB of six
+    monkeypatch.setattr(fast, "KEPT_BYTES", images * of_an_image)
     masks, kept = FastMaskGenerator(224, 32, 64, generator=rng), []
-    edges = torch.randn(6, 3, 224, 224, generator=rng)  # F_c makes 77 MB of it
+    edges = torch.randn(6, 3, 224, 224, generator=rng)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
         masks(edges)
-    assert sum(kept) < 2 * edges.nbytes + 12 * masks.policy.weight.nbytes
+    assert kept.count(of_an_image) == images
+    assert sum(kept) - images * of_an_image < 2 * edges.nbytes + 12 * masks.policy.weight.nbytes
 
 
 def test_methods_are_built_with_it():

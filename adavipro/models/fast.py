@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from adavipro.where import MaskGenerator
 
-# Of F_c's output, so many bytes are at work at a time (on a CPU: what stays in the cache), and so many may be kept.
-HIDDEN_BYTES, KEPT_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}, 64_000_000
+# Of F_c's output, so many bytes are at work at a time (on a CPU: what stays in the cache), and so many are kept.
+HIDDEN_BYTES, KEPT_BYTES = {"cpu": 7_000_000, "cuda": 256_000_000}, 160_000_000
 EPS = 1e-5  # beside the variance, as in torch's layer_norm
 
 
@@ -63,9 +63,10 @@ class FastMaskGenerator(MaskGenerator):
 class _RegionLogits(torch.autograd.Function):
     """F_p of the standardised ReLU of F_c, without F_p's bias: (b, regions, 2).
 
-    F_c's output has D numbers a pixel, far more than all else: it is there for a few images at a time and, unless the
-    batch is small, computed again for the gradient. Whatever lasts is allocated before, so that the memory of one part
-    serves the next. The pixels of a region lie together, channels last, so that F_p is one matrix product.
+    F_c's output has D numbers a pixel, far more than all else: it is there for a few images at a time, and what there
+    is no room to keep is computed again for the gradient. Whatever lasts is allocated before, so that the memory of one
+    part serves the next. The pixels of a region lie together, channels last, so that F_p is one matrix product, with
+    weights that are scaled for each image in place of the output.
     """
 
     @staticmethod
@@ -93,19 +94,23 @@ class _RegionLogits(torch.autograd.Function):
         # By image and channel, in float32 at least.
         exact = torch.promote_types(edges.dtype, torch.float32)
         mean, scale = edges.new_zeros(b, 1, d, dtype=exact), edges.new_ones(b, 1, d, dtype=exact)
-        logits, kept = edges.new_empty(b, h * w // side**2, 2), []
+        logits, kept = edges.new_empty(b, h * w // side**2, 2, dtype=exact), []
+        weights = policy.view(2, -1, d)
         with torch.autocast(edges.device.type, enabled=False):
             for part in parts:
                 hidden = _RegionLogits.hidden(edges[part], weight, bias, side, relu)
                 if standardise:
-                    mean[part] = hidden.mean(1, keepdim=True, dtype=exact)
-                    square = hidden.square().mean(1, keepdim=True, dtype=exact)
+                    blocks = hidden.view(len(hidden), -1, side**2, d)  # each core sums what it has written
+                    mean[part] = blocks.sum(2, dtype=exact).sum(1, keepdim=True) / (h * w)
+                    square = blocks.square().sum(2, dtype=exact).sum(1, keepdim=True) / (h * w)
                     scale[part] = (
                         square.addcmul_(mean[part], mean[part], value=-1).clamp_(min=0) + EPS
                     ).rsqrt()
-                standard = torch.addcmul(-mean[part] * scale[part], hidden, scale[part]).to(hidden.dtype)
-                logits[part] = F.linear(standard.view(len(hidden), -1, policy.shape[1]), policy)
-                kept += [hidden] if b * image_bytes <= KEPT_BYTES else []
+                scaled = (weights * scale[part].unsqueeze(1)).flatten(2)  # (n, 2, side * side * d)
+                regions = hidden.view(len(hidden), -1, policy.shape[1]).to(exact)
+                logits[part] = regions @ scaled.transpose(1, 2)
+                logits[part] -= (weights.sum(1) * (mean[part] * scale[part])).sum(2).unsqueeze(1)
+                kept += [hidden] if part.stop * image_bytes <= KEPT_BYTES else []
         ctx.save_for_backward(edges, weight, bias, policy, mean, scale, *kept)
         ctx.how = side, relu, standardise, parts
         return logits
@@ -123,9 +128,11 @@ class _RegionLogits(torch.autograd.Function):
         policy_grad = torch.zeros_like(weights, dtype=mean.dtype)
         with torch.autocast(edges.device.type, enabled=False):
             for i, part in enumerate(parts):
-                hidden = kept[i] if kept else _RegionLogits.hidden(edges[part], weight, bias, side, relu)
+                hidden = (
+                    kept[i] if i < len(kept) else _RegionLogits.hidden(edges[part], weight, bias, side, relu)
+                )
                 grad, centre, factor = grads[0][part].contiguous(), mean[part], scale[part]
-                regions = hidden.view(len(hidden), -1, policy.shape[1])
+                regions = hidden.view(len(hidden), -1, policy.shape[1]).to(mean.dtype)
                 # The sum over regions of gradient times standardised output, by image: (b, 2, side * side, d).
                 by_image = (grad.transpose(1, 2) @ regions).view(len(hidden), 2, -1, d)
                 total = grad.sum(1)[..., None, None]

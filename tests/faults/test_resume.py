@@ -242,7 +242,7 @@ class Mean(torch.nn.Module):
     def forward(self, images):
         return images.mean((2, 3))[:, :2]
 
-    def normalise(self, images):
+    def normalise(self, images, checked=False):
         return images
 
     def use_mapping(self, index):
