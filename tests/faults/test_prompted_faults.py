@@ -339,7 +339,9 @@ def test_image_that_cannot_be_used_is_named(made, tmp_path):
         made.classify(tmp_path / "page.png")
     with pytest.raises(ImageError, match="the image cannot be used: its pixels are floating"):
         made.classify(Image.new("F", (8, 8)))
-    with pytest.raises(ImageError, match=r"the image cannot be used: it is an array float32 \(32, 32, 3\), expected"):
+    with pytest.raises(
+        ImageError, match=r"the image cannot be used: it is an array float32 \(32, 32, 3\), expected"
+    ):
         made.classify(IMAGES[0])
     with pytest.raises(ImageError, match=r"none\.png cannot be used: it cannot be read \(No such file"):
         made.classify(tmp_path / "none.png")
