@@ -11,8 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
 
-EVALUATION_BATCH = 250  # images at a time where the order does not matter, and on a CPU bytes of them
-CPU_BYTES = 20_000_000
+# Where the order does not matter: images at a time, and on a CPU no more bytes of them.
+EVALUATION_BATCH, CPU_BYTES = 250, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def batches(
         parts = [slice(i, i + size) for i in range(0, len(split), size)]
 
     def read(part: Any) -> list[Any]:
-        check_pixels(split.images[part])
-        given = (split.images, split.labels, split.objects)
-        return [None if t is None else sent(t[part], device) for t in given]
+        given = [None if t is None else t[part] for t in (split.images, split.labels, split.objects)]
+        check_pixels(given[0])
+        return [None if t is None else sent(t, device) for t in given]
 
     with ThreadPoolExecutor(1) as reader:
         early = device.type != "cpu" if ahead is None else ahead
@@ -86,5 +86,5 @@ def check_pixels(images: Tensor) -> None:
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Values on a device. What goes from the CPU to a GPU goes from pinned memory, and nothing waits for it."""
     if device.type == "cuda" and not values.is_cuda:
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adavipro.where import MaskGenerator
 
 # Of F_c's output, so many bytes are at work at a time (on a CPU: what stays in the cache), and so many are kept.
-HIDDEN_BYTES, KEPT_BYTES = {"cpu": 7_000_000, "cuda": 256_000_000}, 160_000_000
+HIDDEN_BYTES, KEPT_BYTES = {"cpu": 7_000_000, "elsewhere": 256_000_000}, 160_000_000
 EPS = 1e-5  # beside the variance, as in torch's layer_norm
 
 
@@ -89,7 +89,7 @@ class _RegionLogits(torch.autograd.Function):
         edges, weight, bias, policy, side, relu, standardise = given
         (b, _, h, w), d = edges.shape, len(weight)
         image_bytes = edges.element_size() * d * h * w
-        size = max(1, HIDDEN_BYTES.get(edges.device.type, 0) // image_bytes)
+        size = max(1, HIDDEN_BYTES["cpu" if edges.device.type == "cpu" else "elsewhere"] // image_bytes)
         parts = [slice(i, i + size) for i in range(0, b, size)]
         # By image and channel, in float32 at least.
         exact = torch.promote_types(edges.dtype, torch.float32)
@@ -122,9 +122,9 @@ class _RegionLogits(torch.autograd.Function):
         side, relu, standardise, parts = ctx.how
         (_, _, h, w), d = edges.shape, len(weight)
         weights = policy.view(2, -1, d)
-        given = (edges, weight, bias)
         asked = [*ctx.needs_input_grad[:2], bias is not None]
-        found = [torch.zeros_like(t) if is_asked else None for t, is_asked in zip(given, asked, strict=True)]
+        pairs = zip((edges, weight, bias), asked, strict=True)
+        found = [torch.zeros_like(t, dtype=mean.dtype) if is_asked else None for t, is_asked in pairs]
         policy_grad = torch.zeros_like(weights, dtype=mean.dtype)
         with torch.autocast(edges.device.type, enabled=False):
             for i, part in enumerate(parts):
@@ -161,4 +161,4 @@ class _RegionLogits(torch.autograd.Function):
                 for total_grad, more in zip(found, own, strict=True):
                     if total_grad is not None:
                         (total_grad[part] if total_grad is found[0] else total_grad).add_(more)
-        return *found, policy_grad.flatten(1).to(policy.dtype), None, None, None
+        return *found, policy_grad.flatten(1), None, None, None
