@@ -63,7 +63,9 @@ def batches(
         parts = [slice(i, i + size) for i in range(0, len(split), size)]
 
     def read(part: Any) -> list[Any]:
-        given = [None if t is None else t[part] for t in (split.images, split.labels, split.objects)]
+        given: list[Any] = [
+            None if t is None else t[part] for t in (split.images, split.labels, split.objects)
+        ]
         check_pixels(given[0])
         return [None if t is None else sent(t, device) for t in given]
 
