@@ -16,7 +16,7 @@ from adavipro.data import Split, batches
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
 from adavipro.method import AdaViPro
-from adavipro.recipe import Recipe, learning_rate_factor, steps_an_epoch, temperature_at, warmup_length
+from adavipro.recipe import Recipe, learning_rate_factor, lengths, temperature_at
 
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
@@ -124,9 +124,7 @@ def train(
         CheckpointError: if a checkpoint to resume from is missing, damaged or another training's.
         TrainingDiverged: if a value is not finite.
     """
-    epoch_steps = steps_an_epoch(recipe, len(train_split))
-    total_steps = recipe.epochs * epoch_steps
-    warmup = warmup_length(recipe, total_steps)
+    _, total_steps, warmup = lengths(recipe, len(train_split))
     optimizer = build_optimizer(method, recipe)
     best = {k: p.detach().clone() for k, p in method.named_parameters()}
     state = Progress()

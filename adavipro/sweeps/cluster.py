@@ -128,8 +128,11 @@ def cluster(environments: list[dict[str, str]]) -> Generator[str]:
     workers = {i: {"cls": Nanny, "options": {**own, "env": env}} for i, env in enumerate(environments)}
     listen = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0"}  # any free port
     with (
-        # What Dask adds to the environment of workers, it would leave in ours too.
-        dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
+        # What Dask adds to the environment of workers, it would leave in ours too; and it closes for good a worker that
+        # is away 15 s after it died before, as one that was killed again.
+        dask.config.set(
+            {"distributed.nanny.pre-spawn-environ": {}, "distributed.deploy.lost-worker-timeout": "365d"}
+        ),
         SpecCluster(workers, {"cls": Scheduler, "options": listen}, **quiet) as started,
     ):
         yield started.scheduler_address
