@@ -42,7 +42,7 @@ test: lint ## Check style and types, then run all tests
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
-test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 25 minutes; TRIALS=0.1 for a tenth of it
+test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 15 minutes; TRIALS=0.1 for a tenth of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
 
 lint: $(INSTALLED) ## Check style and types
