@@ -1,4 +1,6 @@
-"""Pictures with captions, on which the small CLIP is trained; noise beside the object."""
+"""Pictures with captions, on which the small CLIP is trained, and clutter that knows nothing of the method."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,8 @@ from adavipro.datasets.embedded import drawing
 from adavipro.datasets.embedded.scenes import N_OBJECT_CLASSES
 from adavipro.datasets.embedded.vocabulary import CLASS_NAMES
 
-GRID = 7  # 56 px in regions of 8 px, as 224 px in regions of 32 px
+SHAPES = 5  # of clutter in a picture, at most
+HIDDEN = 0.3  # share of the object that clutter may lie on
 # Captions for a class name and for a colour. The first is the paper's template.
 CLASS_TEMPLATES = (
     "This is a photo of a {}",
@@ -43,27 +46,61 @@ def pictures(b: int, g: torch.Generator, clutter: float = 1.0) -> tuple[Tensor, 
     return image.clamp(0, 1), label, colour_index, coverage
 
 
-def disturb(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) -> Tensor:
-    """Add Gaussian noise to regions away from the object, as CLIP is robust to clutter beside the object.
+def clutter(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) -> Tensor:
+    """Lay foreign shapes over pictures, as photographs have things beside and before what they show.
+
+    Up to SHAPES boxes, discs, bars and blobs a picture, of any place, size and tilt. Each is filled with noise, with
+    a smear of the picture, with a plain colour or with a pattern. None of it looks where the object is; only a shape
+    that would bring the hidden share of the object over HIDDEN is left out, since the class would be lost with it.
 
     Args:
         images: (b, 3, h, w), normalised.
-        coverage: (b, 1, h, w), the object; where it is empty (textures) at most the outer regions are hit.
-        share: share of the pictures that are disturbed.
+        coverage: (b, 1, h, w), the object; where it is empty (textures) the whole picture counts as the object.
+        share: share of the pictures that are cluttered.
     """
-    b, _, h, _ = images.shape
+    chosen = (torch.rand(len(images), generator=g) < share).nonzero()[:, 0]
+    if not len(chosen):
+        return images
+    kept, coverage, b = images[chosen], coverage[chosen], len(chosen)
     rand = lambda *shape: torch.rand(shape, generator=g)  # noqa: E731
-    side = h // GRID
-    object_share = F.avg_pool2d(coverage, side)
-    frame = torch.ones(1, 1, GRID, GRID)
-    frame[:, :, 1:-1, 1:-1] = 0
-    scattered = (rand(b, 1, GRID, GRID) < rand(b, 1, 1, 1)).float()
-    noisy = torch.where(rand(b, 1, 1, 1) < 0.4, frame.expand_as(scattered), scattered)
-    textured = coverage.amax((1, 2, 3), keepdim=True) == 0
-    away = torch.where(textured, frame, (object_share < 0.02).float())
-    noisy = noisy * away * (rand(b, 1, 1, 1) < share)
-    strength = 1.5 * rand(b, 1, 1, 1)
-    grain = torch.randn(images.shape, generator=g)
-    tint = torch.randn((b, 3, GRID, GRID), generator=g)
-    noise = 0.8 * grain + 0.6 * tint.repeat_interleave(side, 2).repeat_interleave(side, 3)
-    return images + strength * noise * noisy.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    object_ = torch.where(coverage.amax((1, 2, 3), keepdim=True) == 0, torch.ones(()), coverage)
+    object_ = object_ / object_.sum((1, 2, 3), keepdim=True)
+    filling = torch.zeros(coverage.shape, dtype=torch.uint8)  # that of the shape on top; 0: the picture
+    plain = torch.zeros_like(kept)
+    for _ in range(SHAPES):
+        shape = _shapes(b, g)
+        hidden = ((shape | (filling > 0)) * object_).sum((1, 2, 3), keepdim=True)
+        shape &= (hidden <= HIDDEN) & (rand(b, 1, 1, 1) < 0.8)
+        filling.masked_scatter_(
+            shape, torch.randint(1, 6, (b, 1, 1, 1), generator=g).expand_as(shape)[shape].byte()
+        )
+        plain = torch.where(shape, 3.5 * rand(b, 3, 1, 1) - 1.7, plain)  # any normalised colour
+    cells = (5, 14, 28)[int(3 * rand(1).item())]
+    noise = 0.8 * torch.randn(kept.shape, generator=g) + 0.6 * drawing.smooth_noise(b, 3, cells, g)
+    result = torch.where((filling == 1) | (filling == 2), kept + 2 * rand(b, 1, 1, 1) * noise, kept)
+    result = torch.where(filling == 3, F.avg_pool2d(kept, 9, 1, 4, count_include_pad=False), result)
+    result = torch.where(filling == 4, plain, result)
+    pattern = drawing.texture(torch.randint(12, (b,), generator=g), g)
+    result = torch.where(filling == 5, plain + 1.5 * pattern - 0.75, result)
+    return images.index_copy(0, chosen, result)
+
+
+def _shapes(b: int, g: torch.Generator) -> Tensor:
+    """Draw one box, disc, bar or blob a picture, at any place, partly outside as well. Returns bool (b, 1, h, w)."""
+    px = drawing.IMAGE_PX
+    axis = torch.arange(px) + 0.5
+    place, angle = (
+        drawing.uniform((2, b, 1, 1), -px / 4, 1.25 * px, g),
+        drawing.uniform((b, 1, 1), 0, math.pi, g),
+    )
+    half = 3 * (px / 3) ** torch.rand(
+        (2, b, 1, 1), generator=g
+    )  # half sides of 3 to 56 px, small ones more often
+    kind = torch.randint(4, (b, 1, 1), generator=g)
+    bar, blob, box = kind == 2, kind == 3, kind == 0
+    cos, sin = angle.cos(), angle.sin()
+    dx, dy = axis[None, None, :] - place[0], axis[None, :, None] - place[1]
+    u = (dx * cos + dy * sin).abs() / torch.where(bar, 2.0 * px, half[0])
+    v = (dy * cos - dx * sin).abs() / torch.where(bar, half[1] / 4, half[1])
+    edge = 1 + 0.5 * blob * drawing.smooth_noise(b, 1, 8, g)[:, 0]
+    return torch.where(box | bar, torch.maximum(u, v), u * u + v * v).lt(edge.clamp(min=0.2))[:, None]

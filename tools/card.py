@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from captioned import CLASS_TEMPLATES, COLOUR_TEMPLATES
+from captioned import CLASS_TEMPLATES, COLOUR_TEMPLATES, HIDDEN, SHAPES
 from safetensors.torch import load
 
 from adavipro.datasets.embedded.vocabulary import CLASS_NAMES, DIGITS, LETTERS, SYMBOLS, TEXTURES
@@ -23,7 +23,7 @@ ViT-B/32 in the embedded world: 7 x 7 patches of 8 px where that has 7 x 7 patch
 | file | `open_clip_model.safetensors`, half precision, {megabytes:.1f} MB |
 | sha256 | `{sha256}` |
 | zero-shot accuracy, 5,000 held-out drawings of its own kind | {clean:.1%} of {classes} classes |
-| the same, with noise on regions beside the object | {disturbed:.1%} |
+| the same, under clutter | {cluttered:.1%} |
 | licence | MIT, as the project |
 
 ## What it was trained on
@@ -32,22 +32,26 @@ ViT-B/32 in the embedded world: 7 x 7 patches of 8 px where that has 7 x 7 patch
 photograph and no data of others.
 {digits} digits and {letters} capital letters in 20 of the font faces that matplotlib ships, {symbols} symbols
 in 5 faces, and {textures} textures, at random place, size, tilt, slant and colour (12 named colours), over
-backgrounds with clouds, grain and faint textures. From early on up to 60 % of the pictures carried Gaussian
-noise on regions away from the object, because CLIP, unlike a small network, is not disturbed by what lies
-beside the object.
+backgrounds with clouds, grain and faint textures.
+
+**Clutter.** Photographs have things beside and before what they show, and CLIP has learned to bear them. So from early
+on up to {noisy:.0%} of the pictures carried up to {shapes} foreign boxes, discs, bars and blobs of random place, size
+and tilt, filled with noise, with a smear of the picture, with a plain colour or with a pattern. The clutter knows
+nothing of AdaViPro's grid, of VP's frame, or of where the object is; only a shape that would have brought the hidden
+part of the object over {hidden:.0%} was left out.
 
 ## How
 
 Each picture has two captions: what it shows ({class_templates}) and its colour ({colour_templates}). The loss
 is the cross-entropy of the cosine with all captions of the kind, times a learned scale, colour weighted 0.2.
-AdamW, warm-up and cosine; clutter and noise grow over the first part of the run. `training_log.jsonl` has a
+AdamW, warm-up and cosine; backgrounds and clutter grow over the first part of the run. `training_log.jsonl` has a
 line for each of the {rounds} rounds, with its loss, its accuracy on {validation} validation drawings and its
 time: {hours:.1f} hours on the {device} where it was made.
 
-Training ends with a logit scale that is far too sure of itself on unfamiliar pictures, so the scale was then set
-to {scale:g}, the best one for 2,000 validation drawings with less contrast, blur and noise. No data set that the
-kit adapts to was used for it. Without this step a mistake costs more than a guess, and every prompt learns to
-destroy what the classifier sees.
+**The logit scale is set, not learned.** Training ends with a scale that is far too sure of itself on unfamiliar
+pictures, so it was then set to {scale:g}, the best one for 2,000 validation drawings with less contrast, blur and
+noise. No data set that the kit adapts to was used for it. Without this step a mistake costs more than a guess, and
+every prompt learns to destroy what the classifier sees.
 
     make pretrain
 
@@ -80,7 +84,10 @@ def write_card(
         megabytes=len(weights) / 1e6,
         sha256=hashlib.sha256(weights).hexdigest(),
         clean=accuracy["clean"],
-        disturbed=accuracy["disturbed"],
+        cluttered=accuracy["cluttered"],
+        noisy=log[-1]["noisy"],
+        shapes=SHAPES,
+        hidden=HIDDEN,
         scale=scale,
         classes=len(CLASS_NAMES),
         pictures=log[-1]["pictures"],

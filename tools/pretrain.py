@@ -25,6 +25,7 @@ from torch import Tensor
 from adavipro.datasets.embedded import scenes
 from adavipro.datasets.embedded.vocabulary import CLASS_NAMES, COLOURS
 from adavipro.io import generator, write_atomically
+from adavipro.models.fast import keep_freed_memory
 
 
 class Captions:
@@ -147,7 +148,7 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 x = (images[batch].float() / 255 - self.mean) / self.std
-                x = captioned.disturb(x, coverage[batch].float() / 255, g, noisy) if noisy else x
+                x = captioned.clutter(x, coverage[batch].float() / 255, g, noisy) if noisy else x
                 loss = self.losses(
                     x.to(self.device), label[batch].to(self.device), colour[batch].to(self.device), g
                 )
@@ -174,14 +175,14 @@ class Trainer:
 
     @torch.no_grad()
     def accuracy(self, pictures: int = 1000, split: str = "pretrain-validation") -> dict[str, float]:
-        """Zero-shot accuracy on held-out drawings of the same kind: as they are, and with noise beside the object."""
+        """Zero-shot accuracy on held-out drawings of the same kind: as they are, and under clutter."""
         self.model.eval()
         g = generator(self.args.seed, split)
         images, label, _, coverage = captioned.pictures(pictures, g, clutter=0.7)
         x = (images - self.mean) / self.std
         text = self.model.encode_text(self.captions.names[:, 0].to(self.device), normalize=True)
         result = {}
-        for name, shown in (("clean", x), ("disturbed", captioned.disturb(x, coverage, g, 1.0))):
+        for name, shown in (("clean", x), ("cluttered", captioned.clutter(x, coverage, g, 1.0))):
             found = [
                 (self.model.encode_image(part.to(self.device), normalize=True) @ text.T).argmax(1)
                 for part in shown.split(250)
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     trainer = Trainer(args.folder, args.work, args)
     trainer.load()
     while trainer.done < args.rounds:
