@@ -31,7 +31,7 @@ def _finish(image: Tensor, g: torch.Generator, contrast: float | Tensor, noise: 
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _scene(
+def scene(
     glyphs: Tensor, g: torch.Generator, size: tuple[float, float], contrast: float, noise: float
 ) -> tuple[Tensor, Tensor]:
     """Set glyphs (b, h, w) into scenes. Returns uint8 images (b, 3, h, w) and objects (b, 1, h, w)."""
@@ -48,7 +48,7 @@ def handwritten_digits(scans: Tensor, g: torch.Generator) -> tuple[Tensor, Tenso
     side = drawing.GLYPH_PX
     large = F.interpolate(scans.float()[:, None] / 16, size=(side, side), mode="bicubic", align_corners=False)
     ink = ((large[:, 0] - 0.3) / 0.4).clamp(0, 1)
-    return _scene(ink, g, size=(0.5, 0.9), contrast=0.5, noise=0.03)
+    return scene(ink, g, size=(0.5, 0.9), contrast=0.5, noise=0.03)
 
 
 def pick(bank: list[Tensor], label: Tensor, g: torch.Generator) -> Tensor:
@@ -59,7 +59,7 @@ def pick(bank: list[Tensor], label: Tensor, g: torch.Generator) -> Tensor:
 
 def unseen_letters(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     """Letters in styles that pretraining never showed (script, fraktur, circled, typewriter)."""
-    return _scene(pick(drawing.unseen_letter_bank(), label, g), g, size=(0.5, 0.9), contrast=0.5, noise=0.03)
+    return scene(pick(drawing.unseen_letter_bank(), label, g), g, size=(0.5, 0.9), contrast=0.5, noise=0.03)
 
 
 def sketches(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def sketches(label: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     straight = torch.eye(2, 3).repeat(len(label), 1, 1)
     straight = F.affine_grid(straight, list(outline.shape), align_corners=False)
     drawn = F.grid_sample(outline, straight + bend.permute(0, 2, 3, 1), align_corners=False)
-    return _scene(drawn[:, 0], g, size=(0.55, 0.95), contrast=0.6, noise=0.03)
+    return scene(drawn[:, 0], g, size=(0.55, 0.95), contrast=0.6, noise=0.03)
 
 
 def worn_textures(label: Tensor, g: torch.Generator) -> tuple[Tensor, None]:
