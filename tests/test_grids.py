@@ -131,7 +131,7 @@ def test_the_papers_tables_are_its_grids_by_its_recipe(number):
 
 
 def test_methods_run_at_the_widths_and_seeds_that_they_have(tmp_path):
-    methods = ["zero-shot", "linear-probe", "fine-tune", "vp", "smm", "random-masks"]
+    methods = ["zero-shot", "linear-probe", "fine-tune", "vp", "soft-masks", "random-masks"]
     cells = grids.read(
         written(tmp_path, methods=methods, prompt_px=[8, 28], values={"epochs": [5, 9]})
     ).cells()
@@ -142,10 +142,10 @@ def test_methods_run_at_the_widths_and_seeds_that_they_have(tmp_path):
     assert [run.seed for label, run in cells if label["method"] == "vp"] == sorted([0, 1] * (many // 2))
     for label, run in cells:
         assert label["value"] == (
-            run.recipe.epochs if label["method"] in ("vp", "smm", "random-masks") else ""
+            run.recipe.epochs if label["method"] in ("vp", "soft-masks", "random-masks") else ""
         )
-        if label["method"] == "smm":
-            assert (run.method, run.masks.where, run.masks.region_px) == ("adavipro", "smm", 8)
+        if label["method"] == "soft-masks":
+            assert (run.method, run.masks.where) == ("adavipro", "sigmoid")
 
 
 def test_a_table_is_narrowed_to_what_it_has(tmp_path):
@@ -254,23 +254,59 @@ def test_vp_is_tuned_by_the_best_mean_on_validation_and_of_equals_takes_the_larg
 
 
 def test_a_search_tries_every_recipe_and_the_best_again_with_the_other_seeds(tmp_path):
-    """The rows of the search that ships, laid into its run folders as if they had just been made."""
+    """From the rows that ship: no run is made again, on whatever machine it was made."""
     for method in studies.SEARCH:
+        out = tmp_path / f"{method}.csv"
         rows = tables.read_search(method)
-        for line in rows.to_dict("records"):
-            settings = {
-                name: line[name] for name in ("dataset", "prompt_px", "seed", *studies.SEARCH[method])
-            }
-            run = experiment.preset("embedded", method, **settings)
-            folder = run.folder(tmp_path)
-            folder.mkdir(exist_ok=True)
-            line = {**line, "prompt_px": int(line["prompt_px"]), "seed": int(line["seed"]), "key": run.key()}
-            runs.write_json(folder / "validated.json", line)
-        found, errors = shipped.search(method, 8, tmp_path)
-        assert errors == {}
-        ranked = tables.ranking(pd.DataFrame(found), method)
-        expected = tables.ranking(rows[rows["prompt_px"] == 8], method)
-        pd.testing.assert_frame_equal(ranked, expected, check_dtype=False)
-        assert {r["seed"] for r in found} == set(studies.SEARCH_SEEDS)
+        runs.write_rows(out, rows[rows["prompt_px"] == 8].sample(frac=1, random_state=0))
+        book = shipped.Results(out, tmp_path / "runs")
+        shipped.search(book, method, 8)
+        book.close()
+        assert not (tmp_path / "runs").exists()
+        again = tables.read_search(method, out)
+        by_key = [
+            found.sort_values("key", ignore_index=True) for found in (again, rows[rows["prompt_px"] == 8])
+        ]
+        pd.testing.assert_frame_equal(*by_key)
+        ranked = tables.ranking(again, method)
+        assert set(again["seed"]) == set(studies.SEARCH_SEEDS)
         assert ranked["runs"][0] == len(CLASS_NAMES) * len(studies.SEARCH_SEEDS)
         assert 0 < sum(ranked["runs"] == ranked["runs"][0]) < len(ranked)
+
+
+def test_results_that_ship_are_made_where_their_file_lacks_them_and_written_as_they_come(tmp_path):
+    cells = [
+        grids.Cell({"study": "main", "value": ""}, experiment.preset("embedded", "zero-shot", dataset=name))
+        for name in ("digits", "letters")
+    ]
+    shipped_rows = results.read()
+    known = shipped_rows[(shipped_rows["method"] == "zero-shot") & (shipped_rows["dataset"] == "letters")]
+    other = shipped_rows[shipped_rows["method"] == "vp"].head(1)
+    out = tmp_path / "x.csv"
+    runs.write_rows(out, pd.concat([known, other]))
+    book = shipped.Results(out, tmp_path / "runs", workers=1)
+    book.make("report", cells)
+    assert [path.name.split("-")[0] for path in (tmp_path / "runs").iterdir()] == ["digits"]
+    assert results.read(out)["method"].tolist() == ["zero-shot", "zero-shot", "vp"]  # its turn may come
+    book.close()
+    again = results.read(out)
+    assert again["dataset"].tolist() == ["digits", "letters"]
+    expected = shipped_rows[(shipped_rows["method"] == "zero-shot") & (shipped_rows["dataset"] == "digits")]
+    assert again["test_accuracy"][2] == expected["test_accuracy"].item()
+    assert again["key"][2] == expected["key"].item()
+
+
+def test_a_run_that_fails_is_told_and_what_is_there_stays(tmp_path):
+    broken = experiment.preset("embedded", "zero-shot", dataset=f"folder:{tmp_path / 'none'}")
+    cells = [grids.Cell({"study": "main", "value": ""}, experiment.preset("embedded", "zero-shot"))]
+    out = tmp_path / "x.csv"
+    runs.write_rows(out, results.read()[lambda rows: rows["method"] == "zero-shot"])
+    before = out.read_bytes()
+    book = shipped.Results(out, tmp_path / "runs", workers=1)
+    with pytest.raises(SettingError, match="none"):
+        book.make("report", [*cells, grids.Cell({"study": "main", "value": ""}, broken)])
+    assert out.read_bytes() == before
+    book.errors["digits-vp"] = "it stopped"
+    with pytest.raises(SystemExit, match="failed: digits-vp: it stopped"):
+        book.close()
+    assert out.read_bytes() == before

@@ -4,56 +4,120 @@
     python tools/make_results.py studies --out data/results/embedded.csv
     python tools/make_results.py baselines --out data/results/baselines.csv
 
-What is finished is kept, and what fails is told; hours in all. `make results` does the whole of it.
+A run whose row stands in the file already, by its key, is not made again, on whatever machine it was made; every row
+is written as its run ends, so it can be stopped at any time. Hours in all. `make results` does the whole of it.
 """
 
 import argparse
 import itertools
-import time
+import multiprocessing
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from tqdm.auto import tqdm
 
+from adavipro import datasets
 from adavipro.datasets.embedded import CLASS_NAMES
+from adavipro.datasets.images import cores
 from adavipro.experiment import Experiment, preset
 from adavipro.recipe import SettingError
-from adavipro.report import studies, tables
-from adavipro.sweeps.grids import RANDOM, WITHOUT_SEED, Cell, Grid, sweep_cells
-from adavipro.sweeps.runs import Found, Row, sweep, write_rows
+from adavipro.report import results, studies, tables
+from adavipro.sweeps.grids import RANDOM, WITHOUT_SEED, Cell, Grid, as_random
+from adavipro.sweeps.runs import Row, work_on, write_rows
 
 NAMES, WIDTHS = list(CLASS_NAMES), list(studies.FRAMES_PX.values())
 FINAL_MARGIN = 0.01  # of accuracy
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of fine-tuning; validation picked one for all data sets
 
 
-def search(method: str, prompt_px: int, root: Path, **how: Any) -> Found:
-    """Search a method's recipe on validation, in two rounds. Returns a row a run, and errors by run folder.
+def _alone(run: Experiment, work: str, root: Path) -> Row:
+    """Do one run with one thread, as all results that ship; for a process of its own."""
+    torch.set_num_threads(1)
+    return work_on(run, work, root, "cpu")
+
+
+class Results:
+    """A results file that grows: its rows are those of finished runs, each written as its run ends.
+
+    Args:
+        out: the file; runs whose key it has are not made again.
+        root: folder of run folders.
+        workers: runs at a time; None: one a core.
+    """
+
+    def __init__(self, out: Path, root: Path, workers: int | None = None) -> None:
+        self.out, self.root, self.workers = out, root, workers or cores()
+        former = results.read_table(out, ("key",)) if out.exists() else pd.DataFrame()
+        whole = former.astype(object).where(former.notna(), None)
+        self.former: list[Row] = whole.to_dict("records")
+        self.known = {row["key"]: row for row in self.former}
+        self.rows: list[Row] = []
+        self.errors: dict[str, str] = {}
+
+    def make(self, work: str, cells: Sequence[Cell]) -> list[Row]:
+        """Do the work ("report" or "validate") for runs that the file lacks. Returns the rows of all, in order."""
+        sources = {name: datasets.find(name) for name in {cell.run.dataset for cell in cells}}
+        keys = [cell.run.key(sources[cell.run.dataset]) for cell in cells]
+        todo = {key: cell.run for key, cell in zip(keys, cells, strict=True) if key not in self.known}
+
+        def found() -> list[Row]:
+            told = zip(keys, cells, strict=True)
+            return [cell.label | self.known[key] | cell.label for key, cell in told if key in self.known]
+
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)  # a fresh process for each run: it measures its memory
+        with ProcessPoolExecutor(self.workers, context, max_tasks_per_child=1) as pool:
+            started = {pool.submit(_alone, run, work, self.root): (key, run) for key, run in todo.items()}
+            for future in tqdm(as_completed(started), total=len(started), unit="run", disable=not todo):
+                key, run = started[future]
+                if (error := future.exception()) is not None:
+                    self.errors[run.folder(self.root, key).name] = str(error)
+                    continue
+                self.known[key] = future.result()
+                self._write(self.rows + found())
+        self.rows += found()
+        self._write(self.rows)
+        return found()
+
+    def _write(self, rows: list[Row]) -> None:
+        """Write rows, and after them those that the file had and that have not had their turn."""
+        cell = lambda row: tuple(str(row.get(name)) for name in ("study", "value", "key"))  # noqa: E731
+        made = {cell(row) for row in rows}
+        write_rows(self.out, rows + [row for row in self.former if cell(row) not in made])
+
+    def close(self) -> None:
+        """Leave out rows that are nobody's any more; or, where runs failed, say so and end with code 1."""
+        if self.errors:
+            raise SystemExit("\n".join(f"failed: {name}: {error}" for name, error in self.errors.items()))
+        write_rows(self.out, self.rows)
+
+
+def search(book: Results, method: str, prompt_px: int, seeds: Sequence[int] = studies.SEARCH_SEEDS) -> None:
+    """Search a method's recipe on validation, in two rounds.
 
     All candidates run with the first search seed; those whose mean over data sets is within FINAL_MARGIN of the best
     then run with the others; at other widths than the default, which pick no recipe, the first round does.
-
-    Args:
-        how: as `runs.sweep` takes it.
     """
     space = studies.SEARCH[method]
 
-    def validate(seeds: Iterable[int], recipes: Iterable[tuple[float, ...]]) -> Found:
+    def validate(seeds: Iterable[int], recipes: Iterable[tuple[Any, ...]]) -> list[Row]:
         settings: list[Row] = [dict(zip(space, recipe, strict=True)) for recipe in recipes]
         base = preset("embedded", method, prompt_px=prompt_px)
         places = itertools.product(seeds, settings, NAMES)
         runs = [base.changed(dataset=name, seed=seed, **own) for seed, own, name in places]
-        return sweep(runs, "validate", root, **how)
+        return book.make("validate", [Cell({}, run) for run in runs])
 
-    first, *others = studies.SEARCH_SEEDS
-    rows, errors = validate([first], itertools.product(*space.values()))
-    if not rows or prompt_px != studies.NARROW_PX:
-        return rows, errors
-    ranked = tables.ranking(pd.DataFrame(rows), method)
-    best = ranked[ranked["mean"] >= ranked["mean"][0] - FINAL_MARGIN]
-    more, failed = validate(others, best[list(space)].itertuples(index=False))
-    return rows + more, errors | failed
+    first, *others = seeds
+    rows = validate([first], itertools.product(*space.values()))
+    if rows and prompt_px == studies.NARROW_PX:
+        ranked = tables.ranking(pd.DataFrame(rows), method)
+        best = ranked[ranked["mean"] >= ranked["mean"][0] - FINAL_MARGIN]
+        validate(others, best[list(space)].itertuples(index=False))
 
 
 def runs_of(study: str, search: pd.DataFrame) -> list[Cell]:
@@ -91,47 +155,38 @@ def runs_of(study: str, search: pd.DataFrame) -> list[Cell]:
     return cells(["adavipro"], full, seeds, **{study: studies.ABLATIONS[study]})
 
 
-def sweep_studies(
-    out: Path, root: Path, search: pd.DataFrame, keep: Mapping[str, Sequence[Any] | None], **how: Any
-) -> dict[str, str]:
-    """Make the results that ship, study by study, or read what is finished. Returns errors by run folder.
+def make_studies(book: Results, search: pd.DataFrame, keep: Mapping[str, Sequence[Any] | None]) -> None:
+    """Make the results that ship, study by study.
 
     Args:
-        out: results file; written after each study.
         search: rows of VP's search on validation, at every width.
         keep: only these `studies` (beside the main grid), `datasets`, `prompt_px` or `seeds`; None: all.
-        how: as `runs.sweep` takes it.
     """
     for wrong in (name for name in keep.get("studies") or () if name not in studies.STUDIES):
         raise SettingError(f"studies has {wrong!r}, but the studies are: {', '.join(studies.STUDIES)}")
     main = Grid("main", NAMES, ["zero-shot"], WIDTHS, list(studies.REPORT_SEEDS), "embedded")
     kept = main.narrowed({name: keep.get(name) for name in ("datasets", "prompt_px", "seeds")})
-    rows, errors, started = list[Row](), dict[str, str](), time.perf_counter()
+    shares: dict[Experiment, float] = {}
     for study in dict.fromkeys(["main", *(keep.get("studies") or studies.STUDIES)]):
         cells = [cell for cell in runs_of(study, search) if cell.run.dataset in kept.datasets]
         at = [c for c in cells if c.run.seed in kept.seeds and c.run.prompt.prompt_px in kept.prompt_px]
         wanted = [cell for cell in cells if cell in at or cell.run.method in WITHOUT_SEED]
-        found, failed = sweep_cells(wanted, root, **how)
-        rows, errors = rows + found, errors | failed
-        write_rows(out, rows)
-        minutes = (time.perf_counter() - started) / 60
-        print(f"{study}: {len(found)} runs, {minutes:.1f} min so far", flush=True)
-    return errors
+        if study == "random_share":
+            wanted = [as_random(cell, shares[cell.run]) for cell in wanted if cell.run in shares]
+        print(f"{study}: {len(wanted)} runs", flush=True)
+        rows = book.make("report", wanted)
+        if study == "main" and len(rows) == len(wanted):
+            shares = {cell.run: row["share_on"] for cell, row in zip(wanted, rows, strict=True)}
 
 
-def sweep_baselines(root: Path, **how: Any) -> Found:
-    """Make the shipped results of baselines. Returns rows of the studies "search", of fine-tuning's rate, and "main".
-
-    Args:
-        how: as `runs.sweep` takes it.
-    """
+def make_baselines(book: Results) -> None:
+    """Make the shipped results of baselines: rows of the studies "main", and "search", of fine-tuning's rate."""
     grid = Grid("1", NAMES, ["linear-probe", "fine-tune"], WIDTHS, list(studies.ABLATION_SEEDS), "embedded")
-    cells: list[tuple[Row, Experiment]] = [({"study": "main"}, run) for _, run in grid.cells()]
+    cells = [Cell({"study": "main"}, run) for _, run in grid.cells()]
     for seed, rate, name in itertools.product(studies.SEARCH_SEEDS, LEARNING_RATES, NAMES):
         run = preset("embedded", "fine-tune", dataset=name, seed=seed, learning_rate=rate)
-        cells.append(({"study": "search", "test_accuracy": None}, run))  # a search sees no test figure
-    labels, runs = zip(*cells, strict=True)
-    return sweep(runs, "report", root, labels=labels, **how)
+        cells.append(Cell({"study": "search", "test_accuracy": None}, run))  # a search sees no test figure
+    book.make("report", cells)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -151,22 +206,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datasets", nargs="+", help="of studies: only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
     args = parser.parse_args(argv)
-    rows: list[Row] = []
-    errors: dict[str, str] = {}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
     if args.what == "studies":
         keep = {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}
-        errors = sweep_studies(args.out, args.root, tables.read_search("vp"), keep, workers=args.workers)
+        make_studies(book, tables.read_search("vp"), keep)
     elif args.what == "baselines":
-        rows, errors = sweep_baselines(args.root, workers=args.workers)
-        write_rows(args.out, rows)
+        make_baselines(book)
     else:
         for px in args.prompt_px or [studies.NARROW_PX]:
-            found, failed = search(args.method, px, args.root / "tune", workers=args.workers)
-            rows, errors = rows + found, errors | failed
-            write_rows(args.out, rows)
+            search(book, args.method, px)
+    book.close()
+    if args.what == "tune":
         print(tables.to_markdown(tables.search(tables.read_search(args.method, args.out), args.method)))
-    if errors:
-        raise SystemExit("\n".join(f"failed: {name}: {error}" for name, error in errors.items()))
 
 
 if __name__ == "__main__":

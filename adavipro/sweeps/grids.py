@@ -162,6 +162,14 @@ def read(path: Path) -> Grid:
         raise SettingError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
 
 
+def as_random(cell: Cell, share_on: float) -> Cell:
+    """A cell of AdaViPro as random masks, with the share of regions that its run learned."""
+    label, share = cell.label, min(max(round(share_on, 2), 0.01), 0.99)  # neither zero-shot nor VP
+    if label["study"] == "random_share":  # one of those that ship
+        label = {**label, "method": "adavipro", "value": share}
+    return Cell(label, cell.run.changed(where="random", random_share=share))
+
+
 def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
     """Report the runs of a grid; random masks when the runs of AdaViPro that they stand beside are finished.
 
@@ -176,10 +184,7 @@ def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
             told = "it takes its share of regions from this run, which is not finished: run adavipro first"
             errors[f"{RANDOM} beside {run.folder(root).name}"] = told
         else:
-            share = min(max(round(beside["share_on"], 2), 0.01), 0.99)  # neither zero-shot nor VP
-            if label["study"] == "random_share":  # one of those that ship
-                label = {**label, "method": "adavipro", "value": share}
-            settled.append(Cell(label, run.changed(where="random", random_share=share)))
+            settled.append(as_random(Cell(label, run), beside["share_on"]))
     more, failed = sweep([c.run for c in settled], "report", root, labels=[c.label for c in settled], **how)
     return rows + more, errors | failed
 
