@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adavipro.data import Split, batches
 from adavipro.method import AdaViPro
-from adavipro.where import mask_diversity, share_on
+from adavipro.where import mask_diversity, settled, share_on
 
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
@@ -21,14 +21,18 @@ class Evaluation:
 
     accuracy: share of images that are right. share_on: share of the regions within the prompt's reach that are
     on. mask_diversity: how much masks differ between images (0 not at all, 1 at most). object_cover: share of the
-    objects' pixels under the prompt; None where the data set knows no objects. The last three are None where there
-    is no prompt, or where masks are no decisions (several channels without bounds).
+    objects' pixels under the prompt; None where the data set knows no objects. logit_gap, flips, soft: as of
+    `where.settled`, where a temperature was given. All but the first are None where there
+    is no prompt.
     """
 
     accuracy: float
     share_on: float | None = None
     mask_diversity: float | None = None
     object_cover: float | None = None
+    logit_gap: float | None = None
+    flips: float | None = None
+    soft: float | None = None
 
 
 @torch.no_grad()
@@ -37,14 +41,16 @@ def evaluate(
     method: AdaViPro | None,
     split: Split,
     choose_decisions: Callable[[Tensor, slice], Tensor] | None = None,
+    temperature: float | None = None,
 ) -> Evaluation:
     """Classify each image of a split once, with its prompt; without a method, zero-shot.
 
     Args:
         choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
             masks of the same share.
+        temperature: that of training, to tell how far its noise would reach; the decisions are the likelier ones.
     """
-    right, decisions, covered = [], [], []
+    right, decisions, covered, logits = [], [], [], []
     for part, images, labels, objects in batches(split, classifier):
         if method is not None:
             prompted = method(images)
@@ -52,15 +58,17 @@ def evaluate(
                 prompted = method(images, decisions=choose_decisions(prompted.decisions, part))
             images = prompted.images
             decisions.append(prompted.decisions)
+            logits += [] if prompted.logits is None else [prompted.logits]
             if objects is not None:
                 reach = prompted.mask.mean(1, keepdim=True) * method.prompt.support
                 covered.append((objects.float() / 255 * reach).sum())
         right.append((classifier(images).argmax(1) == labels).sum())
     accuracy = int(torch.stack(right).sum()) / len(split)  # waits for the device
-    if method is None or decisions[0].shape[1] > 1:
+    if method is None:
         return Evaluation(accuracy)
     chosen, live = torch.cat(decisions), method.live_regions()
     cover = None
     if split.objects is not None:
         cover = sum(torch.stack(covered).tolist()) / (split.objects.sum(dtype=torch.float64).item() / 255)
-    return Evaluation(accuracy, share_on(chosen, live), mask_diversity(chosen, live), cover)
+    noise = settled(torch.cat(logits), live, temperature) if logits and temperature else {}
+    return Evaluation(accuracy, share_on(chosen, live), mask_diversity(chosen, live), cover, **noise)

@@ -99,10 +99,8 @@ class Experiment(Settings):
             left_out = left_out | {"temperature_gamma" if self.recipe.temperature_end else "temperature_end"}
         else:
             left_out = left_out | _OF_TEMPERATURE | {"hard"}
-            if self.masks.where in ("smm", "random"):
-                left_out = left_out | group["masks"] - {"where", "region_px", "random_share"}
             if self.masks.where == "random":
-                left_out = left_out | _OF_GENERATOR
+                left_out = left_out | _OF_GENERATOR | group["masks"] - {"where", "region_px", "random_share"}
         return {k: v for k, v in self.flat().items() if k not in left_out and v is not None}
 
     def key(self, source: datasets.Source | None = None) -> str:
@@ -149,7 +147,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vp-random-patch": ("vp", {"prompt_kind": "random-patch"}),
     "random-masks": ("adavipro", {"where": "random"}),
     "soft-masks": ("adavipro", {"where": "sigmoid"}),
-    "smm": ("adavipro", {"where": "smm", "region_px": 8}),
 }
 
 
@@ -313,10 +310,11 @@ def _learn_prompt(
         model = PromptedClassifier(ready.classifier, method, e.method, e.prompt, e.masks, e.network)
         model.save(ready.folder / PROMPT)
     test = asdict(report_test(ready.source, ready.classifier, method))
+    accuracy = test.pop("accuracy")
     return {
         "val_accuracy": progress.best_accuracy if method else None,
-        "test_accuracy": test.pop("accuracy"),
-        **test,
+        "test_accuracy": accuracy,
+        **{name: value for name, value in test.items() if name in MEASURES},
         "best_epoch": progress.best_epoch if method else None,
         "steps": progress.step,
         "parameters": sum(p.numel() for p in method.parameters()) if method else 0,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adavipro import checkpoints, evaluation, models, training
-from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks, SmmMasks
+from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks
 from adavipro.checkpoints import CheckpointError
 from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
 from adavipro.data import Split
@@ -28,7 +28,7 @@ KIND = "prompted classifier"
 METHODS = ("vp", "adavipro")
 PROMPTS = ("frame", "fixed-patch", "random-patch")
 Group = TypeVar("Group", bound=Settings)
-ANSWERS = ("gumbel", "sigmoid", "smm", "random")  # to "where"; all but the first are controls
+ANSWERS = ("gumbel", "sigmoid", "random")  # to "where"; all but the first are controls
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Masks(Settings):
     where: str = setting(
         "gumbel",
         "what decides on a region: gumbel, the paper's; as controls sigmoid, the same generator with soft masks and no "
-        "noise, smm, SMM's masks of three channels, or random, no generator",
+        "noise, or random, no generator",
         choices=ANSWERS,
     )
     random_share: float | None = setting(None, "of where=random: chance that a region is on", low=0, high=1)
@@ -104,9 +104,6 @@ def build_method(
         template = PatchPrompt(*given, random=prompt.prompt_kind == "random-patch")
     if method == "vp":
         return AdaViPro(template).to(device)
-    start = generator(seed, "mask-generator")
-    if masks.where == "smm":
-        return AdaViPro(template, nn.Identity(), SmmMasks(image_px, masks.region_px, start)).to(device)
     if masks.random_share is not None:
         control = RandomMasks(image_px, masks.region_px, masks.random_share)
         return AdaViPro(template, nn.Identity(), control).to(device)
@@ -115,7 +112,7 @@ def build_method(
     kind = SigmoidMasks if masks.where == "sigmoid" else FastMaskGenerator
     deciding = kind(
         image_px, masks.region_px, masks.generator_width, masks.edge_channels, masks.bias, masks.relu, masks.on_bias,
-        masks.policy_scale, masks.standardise, masks.hard, start,
+        masks.policy_scale, masks.standardise, masks.hard, generator(seed, "mask-generator"),
     )  # fmt: skip
     return AdaViPro(template, edges, deciding, classifier.precision).to(device)
 

@@ -21,7 +21,8 @@ from adavipro.recipe import Recipe, learning_rate_factor, lengths, temperature_a
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
 
-METRICS = "epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity".split()
+METRICS = """epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity logit_gap flips
+    soft""".split()
 Tensors = dict[str, Tensor]
 Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 
@@ -152,10 +153,10 @@ def train(
                 bar.update()
 
             # Validate, pick, log, save.
-            shown = evaluate(classifier, method, val_split)
+            shown = evaluate(classifier, method, val_split, temperature=tau)
             values = (
                 epoch, state.step, loss_sum / len(train_split), right_sum / len(train_split), shown.accuracy,
-                tau, shown.share_on, shown.mask_diversity,
+                tau, shown.share_on, shown.mask_diversity, shown.logit_gap, shown.flips, shown.soft,
             )  # fmt: skip
             state.epochs = epoch + 1
             state.history.append(dict(zip(METRICS, values, strict=True)))
@@ -241,5 +242,5 @@ def _load(
                 optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device).clone()
     state = Progress(**settings["progress"])
     # A checkpoint's JSON sorts its keys; metrics keep the order of their columns.
-    state.history = [{name: row[name] for name in METRICS} for row in state.history]
+    state.history = [{name: row.get(name) for name in METRICS} for row in state.history]
     return state

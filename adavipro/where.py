@@ -1,5 +1,7 @@
 """Where to add: the edge detector, the mask generator and its decisions (AdaViPro, Eq. 3 to 7)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -187,6 +189,20 @@ def enlarge(decisions: Tensor, region_px: int) -> Tensor:
 def share_on(decisions: Tensor, live: Tensor) -> float:
     """Mean decision (b, c, r, r) over images and the regions `live`, bool (r, r), that the prompt can reach."""
     return decisions[:, :, live].mean().item()
+
+
+def settled(logits: Tensor, live: Tensor, temperature: float) -> dict[str, float]:
+    """How far the noise of training still reaches, over images and live regions, by name.
+
+    logit_gap: the median of |on - off|. flips: the share of decisions that a draw of noise turns over; the difference
+    of two Gumbel variables is logistic (standard deviation 1.8), so it is the mean of sigmoid(-|on - off|). soft: the
+    share of sampled decisions that lie between 0.05 and 0.95 at this temperature.
+    """
+    gap = logits.float().diff(dim=1)[:, :, live]
+    reach = temperature * math.log(19)  # sigmoid(log 19) = 0.95
+    soft = torch.sigmoid(reach - gap) - torch.sigmoid(-reach - gap)
+    told = torch.stack([gap.abs().median(), torch.sigmoid(-gap.abs()).mean(), soft.mean()])
+    return dict(zip(("logit_gap", "flips", "soft"), told.tolist(), strict=True))
 
 
 def mask_diversity(decisions: Tensor, live: Tensor) -> float:

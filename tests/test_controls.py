@@ -1,10 +1,10 @@
-"""Controls of "where": soft masks, SMM's, and random ones that belong to their image."""
+"""Controls of "where": soft masks, and random ones that belong to their image."""
 
 import pytest
 import torch
 from helpers import tiny
 
-from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks, SmmMasks
+from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks
 from adavipro.data import Split
 from adavipro.evaluation import evaluate
 from adavipro.io import generator
@@ -12,7 +12,7 @@ from adavipro.method import AdaViPro
 from adavipro.models.fast import FastMaskGenerator
 from adavipro.prompted import build_method
 from adavipro.prompts import FramePrompt
-from adavipro.where import decide, share_on
+from adavipro.where import decide
 
 
 def built(clip, **changes):
@@ -32,35 +32,6 @@ def test_sigmoid_masks_are_the_generator_without_noise_in_training_and_inference
     assert 0 < shown.decisions.min() < shown.decisions.max() < 1
     trained.images.square().sum().backward()
     assert method.masks.policy.weight.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(("region_px", "side"), [(8, 28), (32, 7), (1, 224)])
-def test_smm_masks_have_three_channels_and_smms_parameter_count(region_px, side, rng):
-    masks = SmmMasks(224, region_px, rng)
-    assert sum(p.numel() for p in masks.parameters()) == 102_339
-    assert masks(torch.randn(1, 3, 224, 224, generator=rng)).shape == (1, 3, side, side)
-
-
-def test_smm_mask_of_an_image_depends_on_that_image_alone(images, rng):
-    masks = SmmMasks(56, 8, rng).eval()
-    torch.testing.assert_close(masks(images)[:1], masks(images[:1]))
-
-
-def test_smm_masks_each_colour_of_the_prompt_by_itself(clip, images):
-    method = built(clip, where="smm", prompt_px=28)
-    shown = method(images)
-    assert shown.decisions.shape == (4, 3, 7, 7)
-    assert shown.mask.shape == images.shape
-    torch.testing.assert_close(shown.images - images, method.prompt() * shown.mask)
-    live = method.live_regions()
-    assert share_on(shown.decisions, live) == pytest.approx(shown.decisions.mean().item(), rel=1e-5)
-    shown.images.square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
-
-
-def test_smm_region_that_does_not_divide_names_those_that_do():
-    with pytest.raises(ValueError, match=r"region_px is 32, but .* 56 px .* 1, 2, 4, 8$"):
-        SmmMasks(56, 32)
 
 
 # --- Random masks -------------------------------------------------------------------------------------------------

@@ -75,8 +75,3 @@ def test_decisions_can_be_replaced_slice_by_slice(clip, method, split):
 def test_without_objects_there_is_no_cover(clip, method, split):
     found = evaluate(clip, method, replace(split, objects=None))
     assert found == replace(evaluate(clip, method, split), object_cover=None)
-
-
-def test_masks_of_several_channels_are_no_decisions(clip, method, split):
-    found = evaluate(clip, method, split, lambda decisions, _: decisions.repeat(1, 3, 1, 1))
-    assert found == Evaluation(evaluate(clip, method, split).accuracy)

@@ -90,16 +90,19 @@ def test_settings_are_found_by_name_whatever_their_group():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"method": "vp", "where": "smm"}, r"where is 'smm' and method is 'vp', but only adavipro decides"),
+        (
+            {"method": "vp", "where": "sigmoid"},
+            r"where is 'sigmoid' and method is 'vp', but only adavipro decides",
+        ),
         ({"method": "vp", "random_share": 0.5}, r"random_share is 0.5 and where is 'gumbel'"),
         ({"method": "zero-shot", "where": "sigmoid"}, r"where is 'sigmoid' and method is 'zero-shot'"),
-        ({"where": "smm", "random_share": 0.5}, r"random_share is 0.5 and where is 'smm'"),
+        ({"where": "sigmoid", "random_share": 0.5}, r"random_share is 0.5 and where is 'sigmoid'"),
         ({"where": "random"}, r"random_share is None and where is 'random'"),
         ({"where": "random", "random_share": 0}, r"random_share is 0, but it must be between 0 and 1"),
         ({"where": "random", "random_share": 1.0}, r"random_share is 1, but it must be between 0 and 1"),
         ({"where": "sigmoid", "hard": True}, r"hard is True and where is 'sigmoid', but only gumbel"),
-        ({"where": "smm", "hard": True}, r"hard is True and where is 'smm'"),
-        ({"where": "learned"}, r"where is 'learned', but it must be one of: gumbel, sigmoid, smm, random"),
+        ({"where": "random", "random_share": 0.5, "hard": True}, r"hard is True and where is 'random'"),
+        ({"where": "learned"}, r"where is 'learned', but it must be one of: gumbel, sigmoid, random"),
         ({"temperature_end": 6.0}, r"temperature_end is 6.0, but a temperature falls"),
         ({"temperature_gamma": 1.1}, r"temperature_gamma is 1.1, but it must be at most 1"),
         ({"label_mapping": "frequency"}, r"label_mapping is 'frequency' and model is 'small-clip'"),
@@ -202,7 +205,6 @@ LEARNED_MASKS = {f.name for f in fields(Masks)} - {"where", "random_share", "har
             NETWORK | PROMPT | STEPS | GENERATOR | FALL - {"temperature_gamma"} | LEARNED_MASKS | {"hard"},
         ),
         ("soft-masks", {}, NETWORK | PROMPT | STEPS | GENERATOR | LEARNED_MASKS),
-        ("smm", {}, NETWORK | PROMPT | STEPS | GENERATOR | {"region_px"}),
         ("random-masks", {"random_share": 0.5}, NETWORK | PROMPT | STEPS | {"region_px"}),
     ],
 )
@@ -252,7 +254,8 @@ def test_paper_preset_is_the_papers_recipe():
 
 def test_variants_are_methods_with_single_settings_changed():
     assert preset("paper", "vp-random-patch").prompt.prompt_kind == "random-patch"
-    assert (preset("embedded", "smm").method, preset("embedded", "smm").masks.where) == ("adavipro", "smm")
+    soft = preset("embedded", "soft-masks")
+    assert (soft.method, soft.masks.where) == ("adavipro", "sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +397,6 @@ def test_zero_shot_run_reports_the_frozen_model(tmp_path):
         {"dataset": "textures", "edges": False},
         {"edge_input": "raw", "edge_channels": 1, "bias": False, "relu": False, "hard": True},
         {"method": "soft-masks"},
-        {"method": "smm"},
         {"method": "random-masks", "random_share": 0.5},
     ],
     ids=str,
@@ -406,8 +408,7 @@ def test_every_part_can_be_switched(tmp_path, changes):
     assert result["steps"] == 3
     restored = experiment.restore(run.folder(tmp_path))
     assert sum(p.numel() for p in restored.method.parameters()) == result["parameters"]
-    unknown = run.dataset == "textures" or run.masks.where == "smm"
-    assert (result["object_cover"] is None) == unknown
+    assert (result["object_cover"] is None) == (run.dataset == "textures")
     test = datasets.load_split(run.dataset, "test")
     right = (restored(test.images).argmax(1) == test.labels).sum().item()
     assert result["test_accuracy"] == right / SMALL["test"]

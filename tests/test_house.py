@@ -39,7 +39,7 @@ def test_core_imports_nothing_that_stands_on_it(name):
 
 def test_method_knows_no_control_by_name():
     text = (HOME / "method.py").read_text().lower()
-    for control in ("random", "sigmoid", "smm", "patch", "baselines", "isinstance(self"):
+    for control in ("random", "sigmoid", "patch", "baselines", "isinstance(self"):
         assert control not in text, control
 
 
@@ -79,7 +79,7 @@ def test_house_is_small_and_only_shrinks():
     lines = {str(path.relative_to(HOME)): len(path.read_text().splitlines()) for path in HOME.rglob("*.py")}
     assert sum(lines[f"{name}.py"] for name in CORE) <= 1350
     # The aim is 5,000. Lower the limit with every line that goes.
-    assert sum(lines.values()) <= 6923, f"{sum(lines.values())}: {lines}"
+    assert sum(lines.values()) <= 6904, f"{sum(lines.values())}: {lines}"
 
 
 def test_public_names_are_there_and_documented():

@@ -174,7 +174,6 @@ def test_mean_and_std_are_of_the_networks_normalisation(images):
         {"method": "vp"},
         {"method": "vp", "prompt_kind": "random-patch", "prompt_px": 9},
         {"where": "sigmoid"},
-        {"where": "smm", "region_px": 4},
         {"where": "random", "random_share": 0.5},
         {"edge_input": "raw", "edge_channels": 1, "hard": True, "temperature_gamma": 0.5},
     ],

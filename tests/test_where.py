@@ -243,3 +243,28 @@ def test_diversity_is_0_for_equal_masks_and_1_for_opposite_ones(rng):
     live = torch.ones(4, 4, dtype=torch.bool)
     assert where.mask_diversity(torch.cat([mask, mask]), live) == 0
     assert where.mask_diversity(torch.cat([mask, 1 - mask]), live) == 1
+
+
+def test_settled_tells_how_far_the_noise_reaches():
+    g = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn((40, 2, 5, 5), generator=g)
+    live = torch.rand((5, 5), generator=g) < 0.6
+    draws = 400
+    noise = torch.stack([where.gumbel_noise(logits.shape, g) for _ in range(draws)])
+    difference = logits.diff(dim=1)[:, 0, live]
+    sampled = (logits + noise).diff(dim=2)[:, :, 0, live]
+    flipped = ((sampled > 0) != (difference > 0)).float().mean().item()
+    for temperature in (0.2, 1.0, 5.0):
+        found = where.settled(logits, live, temperature)
+        decided = torch.sigmoid(sampled / temperature)
+        assert found["logit_gap"] == pytest.approx(difference.abs().median().item(), rel=1e-5)
+        assert found["flips"] == pytest.approx(flipped, abs=0.005)
+        soft = ((decided > 0.05) & (decided < 0.95)).float().mean().item()
+        assert found["soft"] == pytest.approx(soft, abs=0.005)
+    cold = where.settled(100 * logits, live, 1e-3)
+    assert cold["flips"] < 0.01 > cold["soft"]
+
+
+def test_settled_of_undecided_regions_is_a_coin():
+    found = where.settled(torch.zeros(2, 2, 3, 3), torch.ones(3, 3, dtype=torch.bool), 1e6)
+    assert found == {"logit_gap": 0, "flips": 0.5, "soft": pytest.approx(1)}

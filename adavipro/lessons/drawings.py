@@ -22,7 +22,11 @@ from adavipro.where import EdgeDetector, decide, enlarge, gumbel_noise
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")  # data/photographs/README.md has sources and licences
 # A line of a run: lightness, dash and marker tell runs apart without colour.
 _LINES = (("#103a70", "-o"), ("#d08a00", "--s"), ("0.45", ":^"), ("#7fb3d5", "-.D"), ("0.0", "-v"))
-METRIC_TITLES = {"loss": "training loss", "val_accuracy": "validation accuracy (%)", **MASK_PANELS}
+METRIC_TITLES = {
+    "loss": "training loss", "val_accuracy": "validation accuracy (%)", **MASK_PANELS,
+    "logit_gap": "median of |on - off|", "flips": "decisions that the noise flips (%)",
+    "soft": "decisions still soft (%)",
+}  # fmt: skip
 
 
 def photographs(names: Sequence[str] = PHOTOGRAPHS) -> Tensor:

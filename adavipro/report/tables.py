@@ -23,7 +23,7 @@ TITLES = {
 }  # fmt: skip
 # Orders of methods in tables.
 BY_WIDTH = ("zero-shot", "vp", "vp-tuned", "adavipro")
-BY_ANSWER = ("vp", "adavipro", "vp-fixed-patch", "vp-random-patch", "random-masks", "soft-masks", "smm")
+BY_ANSWER = ("vp", "adavipro", "vp-fixed-patch", "vp-random-patch", "random-masks", "soft-masks")
 # What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
 # and the most of the nine data sets, 10 and 397.
 PAPER_PARAMETERS = {
@@ -205,7 +205,7 @@ def where(rows: pd.DataFrame) -> pd.DataFrame:
     """Every answer to "where" beside AdaViPro's, from the sweep of tables/embedded_controls.yaml.
 
     Accuracy by data set and on the mean, difference from AdaViPro with its 95 % interval over pairs of the same data
-    set and seed, and how much of the objects the prompt covers (textures and SMM's masks tell none).
+    set and seed, and how much of the objects the prompt covers (textures tell none).
     """
     order = {name: place for place, name in enumerate(_ordered(rows["method"], BY_ANSWER))}
     rows = rows.dropna(subset=["test_accuracy"])

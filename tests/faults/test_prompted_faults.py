@@ -225,7 +225,7 @@ class Wrong(nn.Module):
         ({"promt_px": 4}, r"no setting 'promt_px': did you mean 'prompt_px'\?"),
         ({"prompt_px": 17}, "prompt_px is 17, .* from 1 to 16"),
         ({"region_px": 5}, "region_px is 5, .* 4, 8, 16, 32$"),
-        ({"method": "vp", "where": "smm"}, "where is 'smm' and method is 'vp'"),
+        ({"method": "vp", "where": "sigmoid"}, "where is 'sigmoid' and method is 'vp'"),
         ({"epochs": 0}, "epochs is 0, but it must be at least 1"),
         ({"warmup_steps": 99}, "warm-up takes 99 steps, but the run has 2"),
         ({"mean": [0.5]}, "mean is .0.5., but it must have three values, one a colour"),
