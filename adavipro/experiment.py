@@ -19,6 +19,7 @@ from adavipro.data import Split
 from adavipro.evaluation import Evaluation, evaluate
 from adavipro.io import canonical_json, expanded, write_atomically, write_json
 from adavipro.method import AdaViPro
+from adavipro.models import lite0
 from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method, check_where, picked
 from adavipro.recipe import Recipe, SettingError, Settings, check_names, lengths, setting
 from adavipro.report.kept import read_json
@@ -50,9 +51,12 @@ class Experiment(Settings):
     Names of settings are unlike in all groups, so that `Experiment.of(prompt_px=15)` and `-s prompt_px=15` find theirs.
     """
 
-    dataset: str = setting("digits", "data set: a drawn one, one of the paper's nine, or folder:PATH")
+    dataset: str = setting("digits", "data set: a drawn one, solar-cells, one of the nine, or folder:PATH")
     method: str = setting("adavipro", "how to adapt", choices=METHODS)
-    seed: int = setting(0, "seed of template, generator, batch order and Gumbel noise", low=0)
+    seed: int = setting(0, "seed of template, generator, batch order, Gumbel noise and shots", low=0)
+    shots: int | None = setting(
+        None, "images of each class to train on, and at most so many to validate on; none: all", low=1
+    )
     network: models.Network = field(default_factory=models.Network)
     prompt: Prompt = field(default_factory=Prompt)
     masks: Masks = field(default_factory=Masks)
@@ -75,8 +79,10 @@ class Experiment(Settings):
         given = {**self.flat(), **settings}
         if settings.get("warmup_share") is not None and "warmup_steps" not in settings:
             given["warmup_steps"] = None
+        if self.network.model != given["model"] and "label_mapping" not in settings:
+            given["label_mapping"] = None
         groups: dict[str, Any] = {name: picked(kind, given) for name, kind in GROUPS.items()}
-        return Experiment(given["dataset"], given["method"], given["seed"], **groups)
+        return Experiment(given["dataset"], given["method"], given["seed"], given["shots"], **groups)
 
     def flat(self) -> dict[str, Any]:
         """Every setting by name."""
@@ -90,7 +96,8 @@ class Experiment(Settings):
         group = {name: {f.name for f in fields(kind)} for name, kind in GROUPS.items()}  # type: ignore[arg-type]
         left_out = group["fine_tuning"]
         if self.method in ("zero-shot", "linear-probe"):
-            left_out = left_out | group["prompt"] | group["masks"] | group["recipe"] | {"seed"}
+            left_out = left_out | group["prompt"] | group["masks"] | group["recipe"]
+            left_out = left_out | (set() if self.shots else {"seed"})
         elif self.method == "fine-tune":
             left_out = group["prompt"] | group["masks"] | group["recipe"] - _OF_FINE_TUNING
         elif self.method == "vp":
@@ -123,8 +130,14 @@ class Experiment(Settings):
 
 # --- Recipes by name ----------------------------------------------------------------------------------------------
 
-WORLDS = ("embedded", "paper")
+WORLDS = ("embedded", "photographs", "paper")
 RECIPES = ("paper", "ours")
+# A real network on real photographs, on a laptop. From first tries, not searched yet.
+PHOTOGRAPHS: dict[str, Any] = {
+    "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3, "batch_size": 32,
+    "prompt_lr": 10.0, "generator_lr": 0.1,
+}  # fmt: skip
+PHOTOGRAPHS_FINE_TUNING: dict[str, Any] = {"learning_rate": 3e-4}  # a usual value, not tuned
 # The paper's and VP's recipe, word for word; its data set is the smallest of the nine to download.
 PAPER: dict[str, Any] = {
     "dataset": "eurosat", "model": "ViT-B-32-quickgelu", "pretrained": "openai", "prompt_px": 30, "region_px": 32,
@@ -154,18 +167,20 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     """Make an experiment from a world's recipe for a method, with single settings changed.
 
     Args:
-        world: "embedded", the small world, or "paper".
+        world: "embedded", the small world, "photographs", or "paper".
         method: one of METHODS, or of VARIANTS.
-        recipe: "paper" or "ours"; the embedded world has one recipe only.
+        recipe: "paper" or "ours"; the other worlds have one recipe only.
         changes: any setting of `Experiment`, by name.
     """
     for name, value, known in (("world", world, WORLDS), ("recipe", recipe, RECIPES)):
         if value not in known:
             raise SettingError(f"{name} is {value!r}, but it must be one of: {', '.join(known)}")
-    if world == "embedded" and recipe != "paper":
-        raise SettingError(f"recipe is {recipe!r}, but the embedded world has one recipe only: leave it out")
+    if world != "paper" and recipe != "paper":
+        raise SettingError(f"recipe is {recipe!r}, but the {world} world has one recipe only: leave it out")
     method, variant = VARIANTS.get(method, (method, {}))
     values: dict[str, Any] = {"method": method}
+    if world == "photographs":
+        values |= PHOTOGRAPHS | (PHOTOGRAPHS_FINE_TUNING if method == "fine-tune" else {})
     if world == "paper":
         values |= PAPER | (OURS if recipe == "ours" else {})
         values |= PAPER_FINE_TUNING if method == "fine-tune" else {}
@@ -270,8 +285,12 @@ def _prepare(
     method = None
     if e.method in ("vp", "adavipro"):
         method = build_method(e.method, e.prompt, e.masks, classifier, e.seed)
-        lengths(e.recipe, source.counts["train"])  # refuses a warm-up without end
     train, val = (source.load(split, classifier.image_px) for split in ("train", "val"))
+    if e.shots:
+        train = datasets.few(train, source.class_names, e.shots, e.seed)
+        val = datasets.few(val, source.class_names, e.shots, e.seed, at_most=True)
+    if method is not None:
+        lengths(e.recipe, len(train))  # refuses a warm-up without end
     folder.mkdir(parents=True, exist_ok=True)
     return _Ready(experiment, source, folder, classifier, method, train, val)
 

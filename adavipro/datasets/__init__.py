@@ -1,8 +1,8 @@
-"""Data sets by name: those that are drawn, the paper's nine, and folders of images. One file a kind."""
+"""Data sets by name: those that are drawn, photographs, the paper's nine, and folders of images. One file a kind."""
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adavipro.data import Split
-from adavipro.datasets import embedded, folders, nine
+from adavipro.datasets import embedded, folders, nine, photographs
 from adavipro.datasets.images import read_image
 from adavipro.io import expanded, generator
 from adavipro.recipe import SettingError
@@ -39,9 +39,9 @@ class Source(Protocol):
 
 def check_name(name: str) -> None:
     """Raise a SettingError where `name` is no data set's; whether its files are there is not asked."""
-    if not name.startswith(folders.PREFIX) and name not in embedded.CLASS_NAMES and name not in nine.SPECS:
-        known = ", ".join([*embedded.CLASS_NAMES, *nine.SPECS])
-        raise SettingError(f"dataset is {name!r}, but the data sets are: {known}, folder:PATH")
+    known = [*embedded.CLASS_NAMES, *photographs.FIND, *nine.SPECS]
+    if not name.startswith(folders.PREFIX) and name not in known:
+        raise SettingError(f"dataset is {name!r}, but the data sets are: {', '.join(known)}, folder:PATH")
 
 
 def slug(name: str) -> str:
@@ -52,7 +52,7 @@ def slug(name: str) -> str:
 
 
 def find(name: str) -> Source:
-    """Find a data set: "digits" and the other drawn ones, one of the paper's nine, or "folder:PATH".
+    """Find a data set: a drawn one as "digits", "solar-cells", one of the paper's nine, or "folder:PATH".
 
     Raises:
         SettingError: if there is none of that name, or its files are missing or wrong.
@@ -60,6 +60,8 @@ def find(name: str) -> Source:
     check_name(name)
     if name.startswith(folders.PREFIX):
         return folders.ImageFolder(name)
+    if name in photographs.FIND:
+        return photographs.FIND[name]()
     return nine.find(name) if name in nine.SPECS else embedded.Drawn(name)
 
 
@@ -145,3 +147,21 @@ def held_out(split: Split, share: float = 0.2) -> tuple[Split, Split]:
     parts = (order[count:].sort().values, order[:count].sort().values)
     left, out = (Split(split.images[part], None, split.labels[part]) for part in parts)
     return left, out
+
+
+def few(split: Split, class_names: Sequence[str], shots: int, seed: int, at_most: bool = False) -> Split:
+    """So many images of each class, drawn by the seed: those of 4 shots are among those of 8.
+
+    Args:
+        at_most: take what there is of a class that has fewer; otherwise that is a SettingError.
+    """
+    chosen = []
+    for label, name in enumerate(class_names):
+        own = (split.labels == label).nonzero()[:, 0]
+        if len(own) < shots and not at_most:
+            told = f"shots is {shots}, but class {name!r} has {len(own)} images to train on"
+            raise SettingError(f"{told}: lower it, or leave it out for all")
+        chosen.append(own[torch.randperm(len(own), generator=generator(seed, "shots", label))[:shots]])
+    part = torch.cat(chosen).sort().values
+    objects = None if split.objects is None else split.objects[part]
+    return Split(split.images[part], objects, split.labels[part])

@@ -1,17 +1,19 @@
 """Image files to tensors of a model's size: right for every mode, or an error that says why not."""
 
 import io
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from adavipro.io import expanded
+from adavipro.io import cache_folder, expanded, write_atomically
 from adavipro.recipe import SettingError
 
 PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
@@ -154,3 +156,32 @@ def decode_all(decode: Callable[[T], Tensor], sources: Sequence[T]) -> Iterator[
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes and resizes without Python's lock
         for i in range(0, len(sources), 256):  # so that no more than a few wait to be taken
             yield from pool.map(one, sources[i : i + 256])
+
+
+def kept(
+    name: str, stem: str, shape: tuple[int, ...], decode: Callable[[], Iterable[Any]], stamp: str = ""
+) -> Tensor:
+    """Map decoded images, uint8 of a shape, into memory, privately: what is written into them nobody else sees.
+
+    They are decoded once, into decoded/<name>/<stem><stamp>.bytes in the cache folder, in place of another stamp's. Of
+    several processes that ask for them, one decodes and the others wait.
+
+    Raises:
+        OSError: if the disk has no room, with the bytes needed and free.
+    """
+    file, size = cache_folder() / "decoded" / name / f"{stem}{stamp}.bytes", math.prod(shape)
+
+    def there() -> bool:
+        return file.exists() and file.stat().st_size == size
+
+    if not there():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{error}: set $ADAVIPRO_CACHE to a folder that you may write to") from None
+        with FileLock(file.parent / "lock"):
+            if not there():  # another process may have decoded them while we waited
+                for old in file.parent.glob(f"{stem}*"):  # of changed pictures, or of a killed process
+                    old.unlink()
+                write_atomically(file, decode(), size)
+    return torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).view(shape)

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import math
 import os
 import posixpath
 import re
@@ -33,8 +32,8 @@ from tqdm.auto import tqdm
 
 from adavipro.data import Split
 from adavipro.datasets.folders import SPLITS, deal
-from adavipro.datasets.images import PLAIN_VERSION, decode_all, to_tensor
-from adavipro.io import PARTIAL, cache_folder, datasets_folder, write_atomically
+from adavipro.datasets.images import PLAIN_VERSION, decode_all, kept, to_tensor
+from adavipro.io import PARTIAL, datasets_folder
 from adavipro.models import clean_class_names
 from adavipro.recipe import SettingError
 
@@ -159,25 +158,9 @@ class Nine:
             OSError: if the disk has no room, with the bytes needed and free.
         """
         # Each version has files of its own, so that CoOp's split and ours can take turns; old ones may be removed.
-        kept = f"{split}-{image_px}px-{self.version[:12]}"
-        file = cache_folder() / "decoded" / self.name / f"{kept}-{self.stamp[:12]}.bytes"
+        stem = f"{split}-{image_px}px-{self.version[:12]}"
         shape = (self.counts[split], 3, image_px, image_px)
-        size = math.prod(shape)
-
-        def there() -> bool:
-            return file.exists() and file.stat().st_size == size
-
-        if not there():
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OSError(f"{error}: set $ADAVIPRO_CACHE to a folder that you may write to") from None
-            with FileLock(file.parent / "lock"):
-                if not there():  # another process may have decoded them while we waited
-                    for old in file.parent.glob(f"{kept}-*"):  # of changed pictures, or of a killed process
-                        old.unlink()
-                    write_atomically(file, self._decode(split, image_px), size)
-        images = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).view(shape)
+        images = kept(self.name, stem, shape, lambda: self._decode(split, image_px), f"-{self.stamp[:12]}")
         return Split(images, None, torch.tensor([p.label for p in self.rows[split]]))
 
     def _decode(self, split: str, image_px: int) -> Iterator[Any]:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from adavipro.classifier import FrozenClassifier, FrozenClip
 from adavipro.data import Split, batches
 from adavipro.io import data_folder, expanded, file_sha256
+from adavipro.models import lite0
 from adavipro.models.fast import PatchEmbedding, keep_freed_memory
 from adavipro.recipe import SettingError, Settings, setting
 
 PHOTO_TEMPLATE = "This is a photo of a {}"  # VP's and AdaViPro's text, without a full stop
 MAPPINGS = ("identity", "frequency", "iterative")
-MAPPED = ("torchvision:", "timm:")  # models with classes of their own, which a mapping makes the data set's
+MAPPED = ("torchvision:", "timm:")
 FOLDERS = {"local-dir:": "open_clip_model.safetensors", "timm:local-dir:": "model.safetensors"}
 
 
@@ -29,21 +30,33 @@ FOLDERS = {"local-dir:": "open_clip_model.safetensors", "timm:local-dir:": "mode
 class Network(Settings):
     """Which frozen classifier."""
 
-    model: str = setting("small-clip", "small-clip, open_clip's name, local-dir:, torchvision: or timm:NAME")
+    model: str = setting(
+        "small-clip",
+        "small-clip, efficientnet-lite0, open_clip's name, local-dir:, torchvision: or timm:NAME",
+    )
     pretrained: str | None = setting(None, "tag of the weights; random: untrained, a control")
     template: str = setting(PHOTO_TEMPLATE, "text of a class, with one {} for its name")
-    label_mapping: str | None = setting(None, "how a model's classes become the data's", choices=MAPPINGS)
+    label_mapping: str | None = setting(
+        None, "how a model's classes become the data's (efficientnet-lite0: frequency)", choices=MAPPINGS
+    )
     precision: str = setting("float32", "numbers of the networks", choices=("float32", "bfloat16"))
     compile: bool = setting(False, "compile the frozen network with torch.compile")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.label_mapping is not None) != self.model.startswith(MAPPED):
+        if self.model == lite0.NAME and self.label_mapping is None:
+            object.__setattr__(self, "label_mapping", "frequency")
+        if (self.label_mapping is not None) != self.has_classes:
             told = f"label_mapping is {self.label_mapping!r} and model is {self.model!r}"
-            need = f"models of torchvision and timm need one of {', '.join(MAPPINGS)}"
+            need = f"models of torchvision and timm, and {lite0.NAME}, need one of {', '.join(MAPPINGS)}"
             raise SettingError(f"{told}, but {need}, and a CLIP, which reads the names, needs none")
         if self.template.count("{}") != 1 or self.template.count("{") + self.template.count("}") != 2:
             raise SettingError(f"template is {self.template!r}, but it needs exactly one {{}} for the name")
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the model has classes of its own, which a label mapping makes the data set's."""
+        return self.model == lite0.NAME or self.model.startswith(MAPPED)
 
 
 def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> FrozenClassifier:
@@ -55,10 +68,10 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
     prepare_device(device)
     names = clean_class_names(class_names)
     if weights_file(network.model) is not None and network.pretrained not in (None, "random"):
-        told = f"pretrained is {network.pretrained!r}, but model {network.model!r} is a folder with its own weights"
+        told = f"pretrained is {network.pretrained!r}, but model {network.model!r} has its own weights"
         raise SettingError(f"{told}: leave it out")
     with _building(network):
-        made = _mapped(network, names) if network.model.startswith(MAPPED) else _clip(network, names)
+        made = _mapped(network, names) if network.has_classes else _clip(network, names)
     classifier = made.to(device)
     classifier.precision = getattr(torch, network.precision)
     if device.startswith("cuda"):
@@ -69,13 +82,15 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
 
 
 def weights_file(model: str) -> Path | None:
-    """The weight file of a model in a local folder; None where a library fetches it by tag.
+    """The weight file of a model that is here; None where a library fetches it by tag.
 
     Raises:
-        SettingError: if the folder holds none; only safetensors are read, a pickle never.
+        SettingError: if its folder holds none, for of folders only safetensors are read; or its package is missing.
     """
     if model == "small-clip":
         return data_folder() / "small_clip" / "open_clip_model.safetensors"
+    if model == lite0.NAME:
+        return lite0.weights_file()
     for kind, name in FOLDERS.items():
         if model.startswith(kind):
             file = expanded(model.removeprefix(kind)) / name
@@ -86,7 +101,7 @@ def weights_file(model: str) -> Path | None:
 
 
 def weights_sha256(model: str) -> str | None:
-    """sha256 of a local folder's weights and config; None of a model that a library fetches by tag.
+    """sha256 of the weights, and of a folder's config; None of a model that a library fetches by tag.
 
     Of the small CLIP, whose config ships beside it, it is the weight file's alone.
     """
@@ -261,7 +276,6 @@ def _from_torchvision(name: str, pretrained: str | None) -> tuple[nn.Module, dic
 
 def _from_timm(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
     import timm
-    from timm.data.config import resolve_model_data_config
 
     if file := weights_file(f"timm:{name}"):
         name = f"local-dir:{file.parent}"
@@ -271,8 +285,7 @@ def _from_timm(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, 
     network = timm.create_model(name, pretrained=pretrained != "random")
     if network.num_classes == 0:
         raise SettingError(f"model 'timm:{name}' has features but no classes: use one that classifies")
-    images = resolve_model_data_config(network)
-    return network, {"mean": images["mean"], "std": images["std"], "image_px": images["input_size"][-1]}
+    return network, lite0.images_of(network)
 
 
 def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
@@ -283,7 +296,8 @@ def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
     resize to more and cut off a border, so their published accuracies are a little different.
     """
     library, _, name = network.model.partition(":")
-    made, about = (_from_timm if library == "timm" else _from_torchvision)(name, network.pretrained)
+    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library, lite0.build)
+    made, about = build(name, network.pretrained)
     about |= {"class_names": names, "name": network.model, "own": True}
     made.to(memory_format=torch.channels_last)  # convolutions are faster so
     return MappedClassifier(made, str(network.label_mapping), **about)
