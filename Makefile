@@ -20,6 +20,7 @@ results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew
 	$(BIN)/python tools/make_results.py studies --out data/results/embedded.csv
 	$(BIN)/python tools/make_results.py baselines --out data/results/baselines.csv
 	$(BIN)/adavipro sweep tables/embedded_controls.yaml --seeds 0 1 --out data/results/controls.csv
+	$(BIN)/python tools/make_results.py photographs --out data/results/photographs.csv
 	$(BIN)/python docs/fill.py
 
 notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over their outputs
@@ -64,5 +65,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "name another one, as in 'make $(or $(MAKECMDGOALS),test) PYTHON=python3.12'." >&2; exit 1; }
 	@echo "Installing into .venv: some minutes, about 6 GB on Linux."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,paper,docs,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,paper,photographs,docs,dev]'
 	@touch $@

@@ -17,11 +17,12 @@ from typing import Any
 from adavipro.io import expanded
 from adavipro.lessons import install
 
-WORLDS, RECIPES = ("embedded", "paper"), ("paper", "ours")
-DATA_SETS = "data sets: the drawn ones, the paper's nine, folder:PATH"
+WORLDS, RECIPES = ("embedded", "photographs", "paper"), ("paper", "ours")
+DATA_SETS = "data sets: the drawn ones, solar-cells, handwritten-digits, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
 OTHER_TABLES = "random hard standardise epochs start effects masks where search-vp search-adavipro".split()
-FIGURES = ("2", "masks", "ablations")
+OTHER_TABLES += "photographs shots search-photographs-vp search-photographs-adavipro".split()
+FIGURES = ("2", "masks", "ablations", "photographs")
 NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")
 
 
@@ -31,9 +32,6 @@ def fail(errors: dict[str, str]) -> None:
         print(f"failed: {name}: {error}", file=sys.stderr)
     if errors:
         raise SystemExit(1)
-
-
-# --- One run ------------------------------------------------------------------------------------------------------
 
 
 def _value(text: str) -> Any:
@@ -66,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
     """Train and report one experiment, or read it where it is finished."""
     from adavipro import experiment
 
-    wanted = experiment.preset(args.world, args.method, args.recipe, **_settings_of(args))
+    given = _settings_of(args)
+    world = args.world or experiment.world_of(str(given.get("dataset", "")), given.get("model"))
+    wanted = experiment.preset(world, args.method, args.recipe, **given)
     result = experiment.run(wanted, args.root, args.resume or None, args.device)
     for name in ("test_accuracy", "val_accuracy", "share_on", "object_cover"):
         if result.get(name) is not None:
@@ -145,11 +145,10 @@ def figure(args: argparse.Namespace) -> None:
     from adavipro.lessons import figures
     from adavipro.report import results
 
-    draw = dict(
-        zip(FIGURES, (figures.accuracy_figure, figures.masks_figure, figures.ablations_figure), strict=True)
-    )
+    draws = (figures.accuracy_figure, figures.masks_figure, figures.ablations_figure, figures.accuracy_figure)
+    rows = results.read(args.results or results.shipped_for(args.number))
     try:
-        drawn = draw[args.number](results.read(args.results))
+        drawn = dict(zip(FIGURES, draws, strict=True))[args.number](rows)
     except LookupError as error:
         raise ValueError(f"the results hold no {error}, which figure {args.number} needs") from None
     print(*figures.save(drawn, args.out or args.root / f"figure-{args.number}"), sep="\n")
@@ -193,9 +192,6 @@ def fetch(args: argparse.Namespace) -> None:
     fail(failed)
 
 
-# --- The parser ---------------------------------------------------------------------------------------------------
-
-
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser; a command's help is the docstring of the function that does it."""
     top = argparse.ArgumentParser(
@@ -216,7 +212,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     one = command(run)
-    one.add_argument("--world", default="embedded", choices=WORLDS)
+    one.add_argument(
+        "--world", choices=WORLDS, help="whose recipe (default: the one that suits the data set)"
+    )
     one.add_argument("--recipe", default="paper", choices=RECIPES, help="of the paper's world")
     one.add_argument("--method", default="adavipro", help="zero-shot, vp, adavipro, a baseline or a control")
     one.add_argument("--dataset", help=DATA_SETS)
@@ -243,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
 
     printed, drawn = command(table), command(figure)
     shown = "2: accuracy against the width of the frame"
-    others = "1: every method; 3: their price; effects; masks; search-*: candidates; the others: ablations"
+    others = "1: every method; 3: their price; effects; masks; search-*: candidates; photographs; shots; else ablations"
     printed.add_argument("number", choices=(*PAPER_TABLES, *OTHER_TABLES), help=f"{shown}; {others}")
     printed.add_argument("--world", choices=WORLDS, help="default: the paper's for its tables 1 to 7")
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))

@@ -1,5 +1,6 @@
 """One experiment: settings in, a finished run folder out, and back again from that folder alone."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import sys
@@ -163,6 +164,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def world_of(dataset: str, model: str | None = None) -> str:
+    """The world whose recipe suits a data set: of a folder "photographs", unless the small CLIP knows every class.
+
+    Where a folder's model is given, it is "embedded" with the small CLIP alone.
+    """
+    if not dataset.startswith(datasets.folders.PREFIX):
+        return "photographs" if dataset in datasets.photographs.FIND else "embedded"
+    if model is None:
+        with contextlib.suppress(SettingError):
+            models.load(models.Network(), datasets.find(dataset).class_names)
+            model = "small-clip"
+    return "embedded" if model == "small-clip" else "photographs"
+
+
 def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Experiment:
     """Make an experiment from a world's recipe for a method, with single settings changed.
 
@@ -181,13 +196,12 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     values: dict[str, Any] = {"method": method}
     if world == "photographs":
         values |= PHOTOGRAPHS | (PHOTOGRAPHS_FINE_TUNING if method == "fine-tune" else {})
+        if isinstance(shots := changes.get("shots"), int) and shots > 0:  # each class is shown 400 times
+            values |= {"epochs": max(values["epochs"], round(400 / shots)), "temperature_end": 0.1}
     if world == "paper":
         values |= PAPER | (OURS if recipe == "ours" else {})
         values |= PAPER_FINE_TUNING if method == "fine-tune" else {}
     return Experiment.of(**values).changed(**variant | changes)
-
-
-# --- A run --------------------------------------------------------------------------------------------------------
 
 
 @dataclass

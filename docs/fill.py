@@ -15,19 +15,24 @@ from adavipro.lessons import figures
 from adavipro.report import results
 
 DOCS = Path(__file__).parent
-PAGES = [DOCS.parent / "README.md", DOCS / "effects.md", DOCS / "choices.md"]
+PAGES = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in ("effects", "choices", "photographs"))]
 FIGURES = {
     "accuracy": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure,
 }  # fmt: skip
+ON_PHOTOGRAPHS = ("table photographs", "table shots")
+NOT_YET = "*These runs have not been made yet: `make results` makes them, and this table.*\n"
+PHOTOGRAPHS = "\n![Accuracy against the width of the frame on photographs](photographs.png)\n"
 TABLE = re.compile(r"(<!-- adavipro (table [^>]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def printed(command: str) -> str:
-    """What a command prints."""
+    """What a command prints; of the photographs with its figure, or that there are no results yet."""
+    if command in ON_PHOTOGRAPHS and not results.PHOTOGRAPHS.exists():
+        return NOT_YET
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         cli.main(command.split())
-    return out.getvalue()
+    return out.getvalue() + (PHOTOGRAPHS if command == ON_PHOTOGRAPHS[0] else "")
 
 
 def filled(text: str) -> str:
@@ -37,6 +42,9 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fill every page and draw every figure."""
+    if results.PHOTOGRAPHS.exists():
+        drawn = figures.accuracy_figure(results.read(results.PHOTOGRAPHS))
+        drawn.savefig(DOCS / "photographs.png", dpi=110, bbox_inches="tight")
     for page in PAGES:
         page.write_text(filled(page.read_text()))
     rows = results.read()

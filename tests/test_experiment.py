@@ -83,7 +83,12 @@ def test_settings_are_found_by_name_whatever_their_group():
     assert (run.fine_tuning.learning_rate, run.network.precision) == (1.0, "bfloat16")
     assert Experiment.of(**run.flat()) == run
     assert run.changed(epochs=8).flat() == {**run.flat(), "epochs": 8}
-    names = [f.name for group in GROUPS.values() for f in fields(group)] + ["dataset", "method", "seed"]
+    names = [f.name for group in GROUPS.values() for f in fields(group)] + [
+        "dataset",
+        "method",
+        "seed",
+        "shots",
+    ]
     assert sorted(names) == sorted(run.flat())
 
 
@@ -118,7 +123,10 @@ def test_settings_are_found_by_name_whatever_their_group():
         ({"seed": -1}, r"seed is -1, but it must be at least 0"),
         ({"promt_px": 8}, r"no setting 'promt_px': did you mean 'prompt_px'\?"),
         ({"generator_rate": 1}, r"did you mean 'generator_lr'\?"),
-        ({"xyz": 8}, r"no setting 'xyz': the settings are: dataset, method, seed, model, .*learning_rate"),
+        (
+            {"xyz": 8},
+            r"no setting 'xyz': the settings are: dataset, method, seed, shots, model, .*learning_rate",
+        ),
         ({"network": {"model": "small-clip"}}, r"no setting 'network'"),
         ({"warmup_share": None}, r"warmup_share and warmup_steps are both none"),
     ],
@@ -144,7 +152,7 @@ def other(field, value):
         "dataset": "textures",
     }
     chosen |= {"temperature_end": 0.5, "temperature_floor": 0.2, "warmup_steps": 7, "warmup_share": 0.75}
-    chosen |= {"template": "{}"}
+    chosen |= {"template": "{}", "shots": 2}
     if field.name in chosen:
         return chosen[field.name]
     if choices := field.metadata.get("choices"):
@@ -170,7 +178,7 @@ def differing(base: Experiment) -> set[str]:
     }
 
 
-NETWORK = {"dataset", "model", "pretrained", "template", "precision", "compile"}
+NETWORK = {"dataset", "shots", "model", "pretrained", "template", "precision", "compile"}
 PROMPT = {"seed", "prompt_kind", "prompt_px", "prompt_start_std"}
 STEPS = {"epochs", "batch_size", "prompt_lr", "momentum", "warmup_share", "warmup_steps"}
 GENERATOR = {"generator_lr", "generator_momentum"}
@@ -261,7 +269,7 @@ def test_variants_are_methods_with_single_settings_changed():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (("papers", "vp"), r"world is 'papers'.*embedded, paper"),
+        (("papers", "vp"), r"world is 'papers'.*embedded, photographs, paper"),
         (("paper", "vp", "best"), r"recipe is 'best', .* paper, ours"),
         (("embedded", "vp", "ours"), r"recipe is 'ours', but the embedded world has one recipe only"),
     ],

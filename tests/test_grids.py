@@ -54,7 +54,7 @@ def of_file(name: str) -> grids.Grid:
         ({"seeds": []}, "seeds is [], but it must be a list with at least one value"),
         ({"seeds": [0, True]}, "seeds has True of type bool, but needs int"),
         ({"seeds": [0, 0]}, "seeds has 0 twice: remove one"),
-        ({"world": "small"}, "world is 'small', but it must be one of: embedded, paper"),
+        ({"world": "small"}, "world is 'small', but it must be one of: embedded, photographs, paper"),
         ({"recipe": "mine"}, "recipe is 'mine', but it must be one of: paper, ours"),
         ({"values": {"edge": [True]}}, "there is no setting 'edge': did you mean 'edges'?"),
         ({"values": {"edges": ["no"]}}, "edges is 'no' of type str, but it must be bool"),
@@ -109,6 +109,8 @@ def test_every_table_that_ships_can_be_read_and_has_its_files_name():
         "controls",
         "embedded",
         "embedded_controls",
+        "photographs",
+        "photographs_shots",
     }
     assert {of_file(name).table for name in names} == {name.removeprefix("table") for name in names}
 
@@ -268,7 +270,7 @@ def test_a_search_tries_every_recipe_and_the_best_again_with_the_other_seeds(tmp
             found.sort_values("key", ignore_index=True) for found in (again, rows[rows["prompt_px"] == 8])
         ]
         pd.testing.assert_frame_equal(*by_key)
-        ranked = tables.ranking(again, method)
+        ranked = tables.ranking(again)
         assert set(again["seed"]) == set(studies.SEARCH_SEEDS)
         assert ranked["runs"][0] == len(CLASS_NAMES) * len(studies.SEARCH_SEEDS)
         assert 0 < sum(ranked["runs"] == ranked["runs"][0]) < len(ranked)

@@ -34,7 +34,7 @@ def page(tmp_path):
             "region_px is 9, but regions must divide the image of 56 px: choose one of 1, 2, 4",
         ),
         ({"seed": -1}, "seed is -1, but it must be at least 0"),
-        ({"world": "papers"}, "world is 'papers', but it must be one of: embedded, paper"),
+        ({"world": "papers"}, "world is 'papers', but it must be one of: embedded, photographs, paper"),
         ({"device": "cpu:x"}, "device is 'cpu:x', which torch cannot use here"),
     ],
 )

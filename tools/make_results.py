@@ -3,6 +3,8 @@
     python tools/make_results.py tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
     python tools/make_results.py studies --out data/results/embedded.csv
     python tools/make_results.py baselines --out data/results/baselines.csv
+    python tools/make_results.py tune --world photographs --method vp --out data/results/search_photographs_vp.csv
+    python tools/make_results.py photographs --out data/results/photographs.csv
 
 A run whose row stands in the file already, by its key, is not made again, on whatever machine it was made; every row
 is written as its run ends, so it can be stopped at any time. Hours in all. `make results` does the whole of it.
@@ -22,15 +24,26 @@ import torch
 from tqdm.auto import tqdm
 
 from adavipro import datasets
+from adavipro.datasets import photographs
 from adavipro.datasets.embedded import CLASS_NAMES
 from adavipro.datasets.images import cores
 from adavipro.experiment import Experiment, preset
 from adavipro.recipe import SettingError
 from adavipro.report import results, studies, tables
-from adavipro.sweeps.grids import RANDOM, WITHOUT_SEED, Cell, Grid, as_random
+from adavipro.sweeps.grids import RANDOM, TABLES, WITHOUT_SEED, Cell, Grid, as_random, read
 from adavipro.sweeps.runs import Row, work_on, write_rows
 
 NAMES, WIDTHS = list(CLASS_NAMES), list(studies.FRAMES_PX.values())
+# At the frame of 30 px; VP's published rate is 40.
+PHOTOGRAPHS_SEARCH: dict[str, dict[str, list[Any]]] = {
+    "vp": {"prompt_lr": [2.5, 10.0, 40.0], "epochs": [3, 5]},
+    "adavipro": {
+        "prompt_lr": [10.0, 40.0],
+        "generator_lr": [0.01, 0.1],
+        "on_bias": [0.0, 2.0],
+        "epochs": [3, 5],
+    },
+}
 FINAL_MARGIN = 0.01  # of accuracy
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of fine-tuning; validation picked one for all data sets
 
@@ -97,25 +110,26 @@ class Results:
         write_rows(self.out, self.rows)
 
 
-def search(book: Results, method: str, prompt_px: int, seeds: Sequence[int] = studies.SEARCH_SEEDS) -> None:
+def search(book: Results, method: str, prompt_px: int, world: str = "embedded") -> None:
     """Search a method's recipe on validation, in two rounds.
 
     All candidates run with the first search seed; those whose mean over data sets is within FINAL_MARGIN of the best
     then run with the others; at other widths than the default, which pick no recipe, the first round does.
     """
-    space = studies.SEARCH[method]
+    space = (studies.SEARCH if world == "embedded" else PHOTOGRAPHS_SEARCH)[method]
+    names = NAMES if world == "embedded" else list(photographs.FIND)
 
     def validate(seeds: Iterable[int], recipes: Iterable[tuple[Any, ...]]) -> list[Row]:
         settings: list[Row] = [dict(zip(space, recipe, strict=True)) for recipe in recipes]
-        base = preset("embedded", method, prompt_px=prompt_px)
-        places = itertools.product(seeds, settings, NAMES)
+        base = preset(world, method, prompt_px=prompt_px)
+        places = itertools.product(seeds, settings, names)
         runs = [base.changed(dataset=name, seed=seed, **own) for seed, own, name in places]
         return book.make("validate", [Cell({}, run) for run in runs])
 
-    first, *others = seeds
+    first, *others = studies.SEARCH_SEEDS
     rows = validate([first], itertools.product(*space.values()))
-    if rows and prompt_px == studies.NARROW_PX:
-        ranked = tables.ranking(pd.DataFrame(rows), method)
+    if rows and prompt_px in (studies.NARROW_PX, tables.SHOTS_PX):
+        ranked = tables.ranking(pd.DataFrame(rows))
         best = ranked[ranked["mean"] >= ranked["mean"][0] - FINAL_MARGIN]
         validate(others, best[list(space)].itertuples(index=False))
 
@@ -189,17 +203,29 @@ def make_baselines(book: Results) -> None:
     book.make("report", cells)
 
 
+def make_photographs(book: Results) -> None:
+    """Make the shipped results on photographs: every method at every width, and with few images a class."""
+    for name in ("photographs", "photographs_shots"):
+        cells = read(TABLES / f"{name}.yaml").cells()
+        ready = [cell for cell in cells if cell.label["method"] != RANDOM]
+        rows = book.make("report", ready)
+        if len(rows) == len(ready):
+            shares = {cell.run: row["share_on"] for cell, row in zip(ready, rows, strict=True)}
+            book.make("report", [as_random(c, shares[c.run]) for c in cells if c.label["method"] == RANDOM])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and do what it asks for; what fails ends it with the sentences and code 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("tune", "studies", "baselines"))
+    parser.add_argument("what", choices=("tune", "studies", "baselines", "photographs"))
     parser.add_argument("--out", type=Path, required=True, help="results file")
     parser.add_argument(
         "--root", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
     )
     parser.add_argument("--workers", type=int, help="runs at a time (default: one a core)")
+    parser.add_argument("--world", choices=("embedded", "photographs"), default="embedded", help="of tune")
     parser.add_argument("--method", choices=tuple(studies.SEARCH), help="of tune")
     parser.add_argument("--prompt-px", nargs="+", type=int, help="of tune and studies: only these widths")
     parser.add_argument("--studies", nargs="+", help="of studies: only these beside the main grid")
@@ -213,12 +239,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_studies(book, tables.read_search("vp"), keep)
     elif args.what == "baselines":
         make_baselines(book)
+    elif args.what == "photographs":
+        make_photographs(book)
     else:
-        for px in args.prompt_px or [studies.NARROW_PX]:
-            search(book, args.method, px)
+        for px in args.prompt_px or [studies.NARROW_PX if args.world == "embedded" else tables.SHOTS_PX]:
+            search(book, args.method, px, args.world)
     book.close()
     if args.what == "tune":
-        print(tables.to_markdown(tables.search(tables.read_search(args.method, args.out), args.method)))
+        print(tables.to_markdown(tables.search(tables.read_search(args.method, args.out))))
 
 
 if __name__ == "__main__":

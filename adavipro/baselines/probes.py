@@ -13,11 +13,21 @@ PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 
 @torch.no_grad()
 def features(classifier: FrozenClassifier, split: Split) -> Tensor:
-    """What the image tower makes of each image of a split, before it is scaled to length 1: (n, d).
+    """What the network makes of each image of a split, before the last step to class scores: (n, d).
 
-    They lie on the classifier's device; on the CPU where that is Apple's, which has no float64 to fit a probe in.
+    Of a CLIP it is before the scaling to length 1, of a network with classes of its own what its last linear layer is
+    given. It lies on the classifier's device; on the CPU where that is Apple's, which has no float64 to fit a probe in.
     """
-    found = torch.cat([classifier.outputs(batch.images) for batch in batches(split, classifier)])
+    taken: list[Tensor] = []
+    layers = [] if classifier.mapping_index() is None else list(classifier.network.modules())
+    heads = [layer for layer in layers if isinstance(layer, nn.Linear)][-1:]
+    hooks = [
+        head.register_forward_pre_hook(lambda _, given: taken.append(given[0].float())) for head in heads
+    ]
+    made = [classifier.outputs(batch.images) for batch in batches(split, classifier)]
+    for hook in hooks:
+        hook.remove()
+    found = torch.cat(taken or made)
     return found.cpu() if found.device.type == "mps" else found
 
 

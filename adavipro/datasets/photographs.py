@@ -10,7 +10,7 @@ Both are dealt out by `folders.SPLIT_SEED`, 36 % of each class (and kind of cell
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,20 +61,14 @@ class Dealt:
 
     def load(self, split: str, image_px: int) -> Split:
         """Map a split's images, decoded once, into memory; the three colours of a pixel are one byte."""
-        rows = self.rows[split]
-        images = kept(
-            self.name,
-            f"{split}-{image_px}px-{self.version[:12]}",
-            (len(rows), 1, image_px, image_px),
-            lambda: (
-                to_tensor(
-                    p.source.read_bytes() if isinstance(p.source, Path) else Image.fromarray(p.source),
-                    image_px,
-                    True,
-                )[:1].numpy()
-                for p in rows
-            ),
-        )
+        rows, stem = self.rows[split], f"{split}-{image_px}px-{self.version[:12]}"
+
+        def decoded() -> Iterator[Any]:
+            for p in rows:
+                source = p.source.read_bytes() if isinstance(p.source, Path) else Image.fromarray(p.source)
+                yield to_tensor(source, image_px, plain=True)[:1].numpy()
+
+        images = kept(self.name, stem, (len(rows), 1, image_px, image_px), decoded)
         return Split(images.expand(-1, 3, -1, -1), None, torch.tensor([p.label for p in rows]))
 
 

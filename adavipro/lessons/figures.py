@@ -23,6 +23,8 @@ STYLE: dict[str, dict[str, Any]] = {
     "adavipro": {"color": "#103a70", "linestyle": "-", "marker": "o", "label": "AdaViPro"},
     "linear-probe": {"color": "0.35", "linestyle": "", "marker": "^", "label": "linear probe"},
     "fine-tune": {"color": "0.0", "linestyle": "", "marker": "*", "ms": 10, "label": "full fine-tuning"},
+    "soft-masks": {"color": "#7fb3d5", "linestyle": "-.", "marker": "v", "label": "soft masks"},
+    "random-masks": {"color": "#7fb3d5", "linestyle": ":", "marker": "x", "label": "random masks"},
 }  # fmt: skip
 MASK_PANELS = {
     "share_on": "regions on (%)",
@@ -61,9 +63,9 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
     for method, style in STYLE.items():
         points = summary[summary["method"] == method].sort_values(x)
         means = [estimate.mean for estimate in points["estimate"]]
-        if method == "zero-shot":  # has no prompt and learns nothing: the same everywhere
+        if method == "zero-shot" or points[x].isna().all():  # has no prompt: the same everywhere
             for mean in means:
-                axes.axhline(mean, **style)
+                axes.axhline(mean, **style | ({} if method == "zero-shot" else {"linestyle": "-."}))
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)

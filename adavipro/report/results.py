@@ -17,15 +17,17 @@ from adavipro.io import data_folder
 from adavipro.recipe import SettingError
 
 FOLDER = data_folder() / "results"
-EMBEDDED, BASELINES, CONTROLS = (FOLDER / f"{name}.csv" for name in ("embedded", "baselines", "controls"))
+EMBEDDED, BASELINES, CONTROLS, PHOTOGRAPHS = (
+    FOLDER / f"{name}.csv" for name in ("embedded", "baselines", "controls", "photographs")
+)
 MEAN = "mean"  # over data sets
 WITHOUT_PROMPT = ("zero-shot", "linear-probe", "fine-tune")
 CELL = ["study", "value", "dataset", "method", "prompt_px", "seed"]  # what tells the runs of a file apart
 # What a column holds, where it is not text; "value" is that of any setting.
 KINDS: dict[str, str] = {
     "value": "value",
-    **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters"), "whole"),
-    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr"), "number"),
+    **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters", "epochs"), "whole"),
+    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr", "on_bias"), "number"),
     **dict.fromkeys(("test_accuracy", "val_accuracy", "last_val_accuracy", "share_on"), "share"),
     **dict.fromkeys(("mask_diversity", "object_cover"), "share"),
 }
@@ -158,9 +160,13 @@ def read(path: Path | None = None) -> pd.DataFrame:
     return rows
 
 
-def search_file(method: str) -> Path:
-    """The shipped search of a method's recipe on validation."""
-    return FOLDER / f"search_{method}.csv"
+def shipped_for(name: str) -> Path:
+    """The shipped results that a table or figure is of; a SettingError where they are not made yet."""
+    path = {"where": CONTROLS, "photographs": PHOTOGRAPHS, "shots": PHOTOGRAPHS}.get(name, EMBEDDED)
+    if path == PHOTOGRAPHS and not path.exists():
+        told = "the runs on photographs have not been made yet"
+        raise SettingError(f"{told}: python tools/make_results.py photographs --out data/results/{path.name}")
+    return path
 
 
 def of_studies(rows: pd.DataFrame, *studies: str) -> pd.DataFrame:

@@ -29,6 +29,7 @@ SEARCH: dict[str, dict[str, list[Any]]] = {
     "vp": {"prompt_lr": [1.0, 2.0, 4.0, 8.0, 16.0]},
     "adavipro": {"prompt_lr": [2.0, 4.0, 8.0, 16.0], "generator_lr": [0.1, 0.3]},
 }
+SEARCHED = ("prompt_lr", "generator_lr", "on_bias", "epochs")  # what some search varies, of any world
 # Names of the ablations in `adavipro table`: the paper's numbers where it has one.
 TABLES = {
     "4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width", "random": "random_share",

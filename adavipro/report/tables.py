@@ -1,6 +1,5 @@
 """Tables of results: numbers and estimates in data frames, and how they are printed."""
 
-import functools
 import math
 import statistics
 from collections.abc import Callable, Collection
@@ -22,7 +21,10 @@ TITLES = {
     "adavipro": "AdaViPro",
 }  # fmt: skip
 # Orders of methods in tables.
-BY_WIDTH = ("zero-shot", "vp", "vp-tuned", "adavipro")
+BY_WIDTH = (
+    "zero-shot", "linear-probe", "fine-tune", "vp", "vp-tuned", "adavipro", "soft-masks", "random-masks",
+)  # fmt: skip
+SHOTS_PX = 30  # the frame of photographs at which few images are tried
 BY_ANSWER = ("vp", "adavipro", "vp-fixed-patch", "vp-random-patch", "random-masks", "soft-masks")
 # What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
 # and the most of the nine data sets, 10 and 397.
@@ -41,10 +43,9 @@ def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     if name not in NAMES:
         raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
     if rows is None:
-        shipped = {"where": results.CONTROLS}.get(name)
-        rows = read_search(SEARCHES[name]) if name in SEARCHES else results.read(shipped)
+        rows = read_search(SEARCHES[name]) if name in SEARCHES else results.read(results.shipped_for(name))
     try:
-        rows = rows[rows["prompt_px"] == NARROW_PX] if name in SEARCHES else rows
+        rows = rows[rows["prompt_px"].isin([NARROW_PX, SHOTS_PX])] if name in SEARCHES else rows
         found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
     except LookupError as error:
         raise SettingError(f"the results hold no {error}, which table {name} needs") from None
@@ -78,14 +79,27 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_width(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2: every method at every width of the frame, on every data set and on their mean."""
-    summary = summarise(of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0})
-    wide = summary.pivot(index=["dataset", "method"], columns="prompt_px", values="estimate")
+    wide = _wide(summarise(of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0}), "prompt_px")
     if 0 in wide:  # without a prompt: the same at every width
         bare = wide.pop(0)
         wide = wide.apply(lambda cells: cells.where(cells.notna(), bare))
-    order = [_ordered(wide.index.unique(0), last=MEAN), _ordered(wide.index.unique(1), BY_WIDTH)]
-    wide = wide.reindex(pd.MultiIndex.from_product(order, names=wide.index.names)).dropna(how="all")
     return wide.rename(columns="{} px".format).reset_index()
+
+
+def by_shots(rows: pd.DataFrame) -> pd.DataFrame:
+    """Photographs: every method at the frame of 30 px with few training images a class, and with all of them."""
+    main = of_studies(rows, "main")
+    parts = {f"{value} shots": own for value, own in of_studies(rows, "shots").groupby("value", sort=False)}
+    parts["all images"] = main[main["prompt_px"].fillna(SHOTS_PX) == SHOTS_PX]
+    told = pd.concat([summarise(own).assign(shots=name) for name, own in parts.items()])
+    return _wide(told, "shots")[list(parts)].reset_index()
+
+
+def _wide(summary: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A summary with a line for each data set and method, and a column for each value of one of its columns."""
+    wide = summary.pivot(index=["dataset", "method"], columns=column, values="estimate")
+    order = [_ordered(wide.index.unique(0), last=MEAN), _ordered(wide.index.unique(1), BY_WIDTH)]
+    return wide.reindex(pd.MultiIndex.from_product(order, names=wide.index.names)).dropna(how="all")
 
 
 def price(rows: pd.DataFrame) -> pd.DataFrame:
@@ -216,32 +230,33 @@ def where(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns="method")
 
 
-def read_search(method: str, path: Path | None = None) -> pd.DataFrame:
-    """Read the search of a method's recipe on validation, a row a run: the one that ships, or a file like it."""
-    needed = ("dataset", "prompt_px", "seed", *studies.SEARCH[method], "val_accuracy")
-    return results.read_table(path or results.search_file(method), needed)
+def read_search(name: str, path: Path | None = None) -> pd.DataFrame:
+    """Read a search of a recipe on validation, a row a run: one of SEARCHES that ships, or a file like it."""
+    needed = ("dataset", "prompt_px", "seed", "prompt_lr", "val_accuracy", "key")
+    return results.read_table(path or results.FOLDER / f"search_{name.replace('-', '_')}.csv", needed)
 
 
-def ranking(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+def ranking(rows: pd.DataFrame) -> pd.DataFrame:
     """A search by recipe, those with most runs first, then those with the best mean validation accuracy.
 
-    Columns prompt_px, the settings of studies.SEARCH[method], runs and mean.
+    Columns prompt_px, those settings of studies.SEARCHED that differ, runs and mean.
     """
-    groups = rows.groupby(["prompt_px", *studies.SEARCH[method]], sort=False)["val_accuracy"]
+    settings = [name for name in studies.SEARCHED if name in rows and rows[name].nunique() > 1]
+    groups = rows.groupby(["prompt_px", *settings], sort=False)["val_accuracy"]
     found = groups.agg(runs="count", mean="mean").reset_index()
     return found.sort_values(["runs", "mean"], ascending=False, ignore_index=True, kind="stable")
 
 
-def search(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+def search(rows: pd.DataFrame) -> pd.DataFrame:
     """The ranking of a search as a reader's table."""
-    found = ranking(rows, method)
+    found = ranking(rows)
     found["mean"] = [Estimate(100 * mean, places=2) for mean in found["mean"]]
     return found.rename(columns={"mean": "mean val (%)"})
 
 
-SEARCHES = {f"search-{method}": method for method in studies.SEARCH}
+SEARCHES = {f"search-{name}": name for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")}
 OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
     "1": by_method, "2": by_width, "3": price, "effects": effects, "masks": masks, "where": where,
-    **{name: functools.partial(search, method=method) for name, method in SEARCHES.items()},
+    "photographs": by_width, "shots": by_shots, **dict.fromkeys(SEARCHES, search),
 }  # fmt: skip
 NAMES = (*OTHERS, *studies.TABLES)

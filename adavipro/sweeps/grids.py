@@ -41,7 +41,8 @@ class Grid:
     """What a table file says; wrong names, types and values are refused with one sentence.
 
     table: the paper's number, or a name. methods: of METHODS; those without a prompt run at no width, those in which
-    nothing is drawn once. values: at most one setting and its values, for methods with a prompt.
+    nothing is drawn once. values: at most one setting and its values, for methods with a prompt; shots are for all, and
+    drawn for each seed.
     """
 
     table: str
@@ -90,10 +91,12 @@ class Grid:
         """All runs, seed by seed, so that an unfinished table is a finished one with fewer seeds."""
         study = next(iter(self.values), "main")
         varied = [{study: value} for value in self.values.get(study, [])] or [{}]
-        runs = [(m, {"dataset": name}) for name in self.datasets for m in self.methods if m in WITHOUT_SEED]
+        once = WITHOUT_SEED if study != "shots" else ()
+        runs = [(m, {"dataset": name}) for name in self.datasets for m in self.methods if m in once]
         for seed, name in itertools.product(self.seeds, self.datasets):
             place: Row = {"dataset": name, "seed": seed}
-            runs += [(m, place) for m in self.methods if m == "fine-tune"]
+            others = [m for m in self.methods if m in WITHOUT_PROMPT and m not in once]
+            runs += [(m, place | change) for change in (varied if study == "shots" else [{}]) for m in others]
             for px, change, m in itertools.product(self.prompt_px, varied, self.methods):
                 runs += [(m, {**place, "prompt_px": px, **change})] if m not in WITHOUT_PROMPT else []
         labels = [{"study": study, "value": place.get(study, ""), "method": m} for m, place in runs]
@@ -210,5 +213,7 @@ def joined(grid: Grid, rows: Sequence[Row], former: pd.DataFrame) -> pd.DataFram
     own = former["dataset"].isin(grid.datasets) & former["method"].isin(grid.methods)
     own &= former["value"].isin(["", *values])
     own &= former["prompt_px"].isin(grid.prompt_px) | former["method"].isin(WITHOUT_PROMPT)
-    own &= former["seed"].isin(grid.seeds) | former["method"].isin(WITHOUT_SEED)
+    study = next(iter(grid.values), "main")
+    own &= former["study"] == study
+    own &= former["seed"].isin(grid.seeds) | (former["method"].isin(WITHOUT_SEED) & (study != "shots"))
     return pd.concat([former[~own].astype(object), pd.DataFrame(rows, dtype=object)])

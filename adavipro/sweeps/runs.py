@@ -71,10 +71,8 @@ def finished_row(run: Experiment, work: str, folder: Path) -> Row | None:
 
 def _named(run: Experiment) -> Row:
     """What tells a run of a search apart."""
-    return {
-        name: run.flat()[name]
-        for name in ("dataset", "method", "prompt_px", "seed", *studies.SEARCH[run.method])
-    }
+    named = ("dataset", "method", "prompt_px", "seed", *studies.SEARCHED)
+    return {name: run.flat()[name] for name in named}
 
 
 def row_of(run: Experiment, result: Row, folder: Path) -> Row:
