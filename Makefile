@@ -31,7 +31,7 @@ notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over the
 docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' committed outputs: build/site/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site.trees . build/site
 
-pretrain: $(INSTALLED) ## Train the small CLIP that ships in data/ anew
+pretrain: $(INSTALLED) ## Train the small CLIP under clutter, tools/next/small_clip, anew
 	$(BIN)/python tools/pretrain.py
 
 bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write benchmarks/: nothing else should run
