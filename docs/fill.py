@@ -19,20 +19,15 @@ PAGES = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in ("effects"
 FIGURES = {
     "accuracy": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure,
 }  # fmt: skip
-ON_PHOTOGRAPHS = ("table photographs", "table shots")
-NOT_YET = "*These runs have not been made yet: `make results` makes them, and this table.*\n"
-PHOTOGRAPHS = "\n![Accuracy against the width of the frame on photographs](photographs.png)\n"
 TABLE = re.compile(r"(<!-- adavipro (table [^>]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def printed(command: str) -> str:
-    """What a command prints; of the photographs with its figure, or that there are no results yet."""
-    if command in ON_PHOTOGRAPHS and not results.PHOTOGRAPHS.exists():
-        return NOT_YET
+    """What a command prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         cli.main(command.split())
-    return out.getvalue() + (PHOTOGRAPHS if command == ON_PHOTOGRAPHS[0] else "")
+    return out.getvalue()
 
 
 def filled(text: str) -> str:
@@ -42,14 +37,12 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Fill every page and draw every figure."""
-    if results.PHOTOGRAPHS.exists():
-        drawn = figures.accuracy_figure(results.read(results.PHOTOGRAPHS))
-        drawn.savefig(DOCS / "photographs.png", dpi=110, bbox_inches="tight")
     for page in PAGES:
         page.write_text(filled(page.read_text()))
-    rows = results.read()
-    for name, draw in FIGURES.items():
-        draw(rows).savefig(DOCS / f"{name}.png", dpi=110, bbox_inches="tight")
+    drawn = {name: draw(results.read()) for name, draw in FIGURES.items()}
+    drawn["photographs"] = figures.accuracy_figure(results.read(results.PHOTOGRAPHS))
+    for name, figure in drawn.items():
+        figure.savefig(DOCS / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
