@@ -30,6 +30,7 @@ notebooks/[0-9]*
 
 docs/*
 data/*/README
+tools/next/*/README
 benchmarks/README
 SECURITY
 CHANGELOG
@@ -53,6 +54,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/[0-9]*.ipynb",
     "data/*/README.md",
+    "tools/next/*/README.md",
     "benchmarks/*.md",
 ]
 exclude_patterns = [".*", "build", "runs", "**/.ipynb_checkpoints"]

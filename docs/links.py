@@ -15,6 +15,7 @@ PAGES = (
     "docs/*.md",
     "data/**/README.md",
     "benchmarks/*.md",
+    "tools/**/README.md",
     "notebooks/[0-9]*.ipynb",
 )
 FENCED = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.DOTALL | re.MULTILINE)

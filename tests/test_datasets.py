@@ -91,7 +91,8 @@ def test_unseen_letters_are_in_no_style_that_pretraining_shows():
 
 def test_unknown_name_lists_those_there_are():
     with pytest.raises(
-        SettingError, match=r"dataset is 'cifar', but .*: digits, .*textures, cifar10, .*, folder:PATH"
+        SettingError,
+        match=r"dataset is 'cifar', but .*: digits, .*textures, solar-cells, .*cifar10, .*, folder:PATH",
     ):
         datasets.find("cifar")
     with pytest.raises(SettingError, match="split is 'dev', but the splits are: train, val, test"):

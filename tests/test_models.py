@@ -119,7 +119,7 @@ def test_template_without_exactly_one_place_for_the_name_is_an_error(template):
         ("smal-clip", None, "did you mean 'small-clip'?"),
         ("ViT-B-32-quickgelu", None, "ViT-B-32-quickgelu has none of that name: use one of openai, "),
         ("ViT-B-32-quickgelu", "opnai", "did you mean 'openai'?"),
-        ("small-clip", "openai", "is a folder with its own weights: leave it out"),
+        ("small-clip", "openai", "has its own weights: leave it out"),
         ("ViT-B-16-SigLIP", "webli", "wants images with resize_mode 'squash', but here it is 'shortest'"),
         ("MobileCLIP-B", "datacompdr", "wants images with interpolation 'bilinear', but here it is 'bicubic'"),
         ("coca_ViT-B-32", "laion2b_s13b_b90k", "use one that is CLIP alone"),

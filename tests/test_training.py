@@ -129,8 +129,9 @@ def test_training_is_the_plain_loop_and_n2_leaves_the_classifier_alone(clip, tra
 def test_method_ends_with_the_weights_of_the_first_best_epoch(clip, train, val, monkeypatch):
     accuracies, seen = [0.25, 0.5, 0.75, 0.75, 0.5, 0.75, 0.5], []
 
-    def evaluate(_, method, split):
+    def evaluate(_, method, split, temperature):
         assert split is val
+        assert temperature > 0
         seen.append(copies(method))
         return Evaluation(accuracies[len(seen) - 1], 0.5, 0.5)
 
