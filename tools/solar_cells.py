@@ -25,7 +25,9 @@ def main() -> None:
         model = experiment.restore(run.folder("runs"))
         methods[title] = model.method
     with torch.no_grad():
-        figure = drawings.picture_figure(model.classifier, split.images[chosen], methods, split.labels[chosen])
+        figure = drawings.picture_figure(
+            model.classifier, split.images[chosen], methods, split.labels[chosen]
+        )
     figure.savefig(Path(__file__).parents[1] / "docs" / "solar-cells.png", dpi=80)
 
 
