@@ -20,8 +20,8 @@ from adavipro.lessons import install
 WORLDS, RECIPES = ("embedded", "photographs", "paper"), ("paper", "ours")
 DATA_SETS = "data sets: the drawn ones, solar-cells, handwritten-digits, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
-OTHER_TABLES = "random hard standardise epochs start effects masks where search-vp search-adavipro".split()
-OTHER_TABLES += "photographs shots search-photographs-vp search-photographs-adavipro".split()
+OTHER_TABLES = "random hard standardise epochs start effects masks where photographs shots".split()
+OTHER_TABLES += "search-vp search-adavipro search-photographs-vp search-photographs-adavipro".split()
 FIGURES = ("2", "masks", "ablations", "photographs")
 NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")
 

@@ -22,8 +22,7 @@ class Evaluation:
     accuracy: share of images that are right. share_on: share of the regions within the prompt's reach that are
     on. mask_diversity: how much masks differ between images (0 not at all, 1 at most). object_cover: share of the
     objects' pixels under the prompt; None where the data set knows no objects. logit_gap, flips, soft: as of
-    `where.settled`, where a temperature was given. All but the first are None where there
-    is no prompt.
+    `where.settled`, where a temperature was given. All but the first are None where there is no prompt.
     """
 
     accuracy: float
@@ -58,7 +57,8 @@ def evaluate(
                 prompted = method(images, decisions=choose_decisions(prompted.decisions, part))
             images = prompted.images
             decisions.append(prompted.decisions)
-            logits += [] if prompted.logits is None else [prompted.logits]
+            if temperature is not None and prompted.logits is not None:
+                logits.append(prompted.logits)
             if objects is not None:
                 reach = prompted.mask.mean(1, keepdim=True) * method.prompt.support
                 covered.append((objects.float() / 255 * reach).sum())
@@ -70,5 +70,5 @@ def evaluate(
     cover = None
     if split.objects is not None:
         cover = sum(torch.stack(covered).tolist()) / (split.objects.sum(dtype=torch.float64).item() / 255)
-    noise = settled(torch.cat(logits), live, temperature) if logits and temperature else {}
+    noise = settled(torch.cat(logits), live, temperature) if temperature is not None and logits else {}
     return Evaluation(accuracy, share_on(chosen, live), mask_diversity(chosen, live), cover, **noise)

@@ -172,8 +172,9 @@ def world_of(dataset: str, model: str | None = None) -> str:
     if not dataset.startswith(datasets.folders.PREFIX):
         return "photographs" if dataset in datasets.photographs.FIND else "embedded"
     if model is None:
+        names = datasets.find(dataset).class_names
         with contextlib.suppress(SettingError):
-            models.load(models.Network(), datasets.find(dataset).class_names)
+            models.load(models.Network(), names)
             model = "small-clip"
     return "embedded" if model == "small-clip" else "photographs"
 
@@ -299,12 +300,12 @@ def _prepare(
     method = None
     if e.method in ("vp", "adavipro"):
         method = build_method(e.method, e.prompt, e.masks, classifier, e.seed)
+        images = e.shots * len(source.class_names) if e.shots else source.counts["train"]
+        lengths(e.recipe, images)  # refuses a warm-up without end
     train, val = (source.load(split, classifier.image_px) for split in ("train", "val"))
     if e.shots:
         train = datasets.few(train, source.class_names, e.shots, e.seed)
         val = datasets.few(val, source.class_names, e.shots, e.seed, at_most=True)
-    if method is not None:
-        lengths(e.recipe, len(train))  # refuses a warm-up without end
     folder.mkdir(parents=True, exist_ok=True)
     return _Ready(experiment, source, folder, classifier, method, train, val)
 
@@ -343,10 +344,9 @@ def _learn_prompt(
         model = PromptedClassifier(ready.classifier, method, e.method, e.prompt, e.masks, e.network)
         model.save(ready.folder / PROMPT)
     test = asdict(report_test(ready.source, ready.classifier, method))
-    accuracy = test.pop("accuracy")
     return {
         "val_accuracy": progress.best_accuracy if method else None,
-        "test_accuracy": accuracy,
+        "test_accuracy": test["accuracy"],
         **{name: value for name, value in test.items() if name in MEASURES},
         "best_epoch": progress.best_epoch if method else None,
         "steps": progress.step,

@@ -21,8 +21,8 @@ from adavipro.recipe import Recipe, learning_rate_factor, lengths, temperature_a
 if TYPE_CHECKING:
     from adavipro.classifier import FrozenClassifier
 
-METRICS = """epoch step loss train_accuracy val_accuracy temperature share_on mask_diversity logit_gap flips
-    soft""".split()
+METRICS = "epoch step loss train_accuracy val_accuracy temperature".split()
+METRICS += "share_on mask_diversity logit_gap flips soft".split()  # of the masks
 Tensors = dict[str, Tensor]
 Watch = Callable[[AdaViPro, list[dict[str, Any]]], None]
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from adavipro import datasets, models, training
 from adavipro.classifier import FrozenClassifier
+from adavipro.data import Split
 from adavipro.datasets.embedded import drawing, scenes
 from adavipro.datasets.embedded.vocabulary import DIGITS, LETTERS
+from adavipro.evaluation import evaluate
 from adavipro.experiment import preset
 from adavipro.io import generator
 from adavipro.method import AdaViPro
@@ -31,15 +33,9 @@ def drawn(glyphs: Tensor, contrast: float, noise: float, name: str) -> Tensor:
     return scenes.scene(glyphs, generator(0, f"letters-{name}"), (0.5, 0.9), contrast, noise)[0]
 
 
-@torch.no_grad()
 def right(classifier: FrozenClassifier, method: AdaViPro | None, images: Tensor, labels: Tensor) -> float:
     """Percent of images that are right."""
-    found = 0
-    for part in torch.arange(len(images)).split(250):
-        shown = classifier.normalise(images[part])
-        shown = shown if method is None else method(shown).images
-        found += int((classifier(shown).argmax(1) == labels[part]).sum())
-    return 100 * found / len(images)
+    return 100 * evaluate(classifier, method, Split(images, None, labels)).accuracy
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ DOCS = Path(__file__).parent
 PAGES = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in ("effects", "choices", "photographs"))]
 FIGURES = {
     "accuracy": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure,
+    "photographs": figures.accuracy_figure,
 }  # fmt: skip
 TABLE = re.compile(r"(<!-- adavipro (table [^>]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -39,10 +40,9 @@ def main() -> None:
     """Fill every page and draw every figure."""
     for page in PAGES:
         page.write_text(filled(page.read_text()))
-    drawn = {name: draw(results.read()) for name, draw in FIGURES.items()}
-    drawn["photographs"] = figures.accuracy_figure(results.read(results.PHOTOGRAPHS))
-    for name, figure in drawn.items():
-        figure.savefig(DOCS / f"{name}.png", dpi=110, bbox_inches="tight")
+    for name, draw in FIGURES.items():
+        drawn = draw(results.read(results.shipped_for(name)))
+        drawn.savefig(DOCS / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

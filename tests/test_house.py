@@ -79,7 +79,7 @@ def test_house_is_small_and_only_shrinks():
     lines = {str(path.relative_to(HOME)): len(path.read_text().splitlines()) for path in HOME.rglob("*.py")}
     assert sum(lines[f"{name}.py"] for name in CORE) <= 1350
     # The aim is 5,000. Lower the limit with every line that goes; the world of photographs brought 270.
-    assert sum(lines.values()) <= 7170, f"{sum(lines.values())}: {lines}"
+    assert sum(lines.values()) <= 7166, f"{sum(lines.values())}: {lines}"
 
 
 def test_public_names_are_there_and_documented():

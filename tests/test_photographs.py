@@ -22,7 +22,7 @@ from adavipro.experiment import preset
 from adavipro.lessons import drawings
 from adavipro.models import Network, lite0
 from adavipro.recipe import SettingError
-from adavipro.report import results, tables
+from adavipro.report import tables
 from adavipro.sweeps import grids
 
 SPLITS = ("train", "val", "test")
@@ -296,22 +296,6 @@ def test_a_folder_takes_the_network_that_knows_it(tmp_path):
 
 
 # --- What came out ------------------------------------------------------------------------------------------------
-
-
-def test_every_row_that_ships_has_the_key_of_its_run():
-    rows = results.read(results.PHOTOGRAPHS)
-    sources = {name: datasets.find(name) for name in set(rows["dataset"])}
-    for row in rows.to_dict("records"):
-        changes = {
-            name: row[name] for name in ("dataset", "prompt_px", "seed") if not tables.pd.isna(row[name])
-        }
-        if row["method"] == "random-masks":  # of the share that AdaViPro learned
-            same = (rows[list(changes)] == tables.pd.Series(changes)).all(axis=1) & (
-                rows["method"] == "adavipro"
-            )
-            changes["random_share"] = round(rows.loc[same, "share_on"].item(), 2)
-        run = preset("photographs", row["method"], **changes)
-        assert row["key"] == run.key(sources[row["dataset"]])
 
 
 def test_tables_of_results_have_widths_and_shots():

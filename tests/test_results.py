@@ -238,7 +238,7 @@ def share(rows, row):
     return min(max(round(cell["share_on"].item(), 2), 0.01), 0.99)
 
 
-def run_of(rows, row):
+def run_of(rows, row, world):
     """The experiment that a row is of."""
     study, method, value = row.get("study", "main"), row["method"], row.get("value", "")
     changes = {name: row[name] for name in ("dataset", "prompt_px", "seed") if not pd.isna(row[name])}
@@ -258,18 +258,19 @@ def run_of(rows, row):
         changes[study] = {results.spelled(own): own for own in values}[value]
     if study == "epochs" and method == "adavipro":  # the last epoch is as cold, whatever their number
         changes["temperature_gamma"] = round(0.4 ** (5 / int(value)), 3)
-    return experiment.preset("embedded", method, **changes)
+    return experiment.preset(world, method, **changes)
 
 
-@pytest.mark.parametrize("name", ["embedded", "controls", "baselines", *studies.SEARCH])
+@pytest.mark.parametrize("name", ["embedded", "controls", "photographs", "baselines", *studies.SEARCH])
 def test_every_row_that_ships_has_the_key_of_its_run(name):
-    sources = {dataset: datasets.find(dataset) for dataset in embedded.CLASS_NAMES}
     if name in studies.SEARCH:
         rows = tables.read_search(name)
     elif name == "baselines":
         rows = results.read_table(results.BASELINES, ("study", "setting", "key"))
     else:
         rows = results.read(results.FOLDER / f"{name}.csv")
+    sources = {dataset: datasets.find(dataset) for dataset in set(rows["dataset"])}
+    world = "photographs" if name == "photographs" else "embedded"
     assert rows["key"].tolist() == [
-        run_of(rows, row).key(sources[row["dataset"]]) for _, row in rows.iterrows()
+        run_of(rows, row, world).key(sources[row["dataset"]]) for _, row in rows.iterrows()
     ]

@@ -71,9 +71,7 @@ def clutter(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) 
         shape = _shapes(b, g)
         hidden = ((shape | (filling > 0)) * object_).sum((1, 2, 3), keepdim=True)
         shape &= (hidden <= HIDDEN) & (rand(b, 1, 1, 1) < 0.8)
-        filling.masked_scatter_(
-            shape, torch.randint(1, 6, (b, 1, 1, 1), generator=g).expand_as(shape)[shape].byte()
-        )
+        filling = torch.where(shape, torch.randint(1, 6, (b, 1, 1, 1), generator=g).byte(), filling)
         plain = torch.where(shape, 3.5 * rand(b, 3, 1, 1) - 1.7, plain)  # any normalised colour
     cells = (5, 14, 28)[int(3 * rand(1).item())]
     noise = 0.8 * torch.randn(kept.shape, generator=g) + 0.6 * drawing.smooth_noise(b, 3, cells, g)
@@ -89,13 +87,10 @@ def _shapes(b: int, g: torch.Generator) -> Tensor:
     """Draw one box, disc, bar or blob a picture, at any place, partly outside as well. Returns bool (b, 1, h, w)."""
     px = drawing.IMAGE_PX
     axis = torch.arange(px) + 0.5
-    place, angle = (
-        drawing.uniform((2, b, 1, 1), -px / 4, 1.25 * px, g),
-        drawing.uniform((b, 1, 1), 0, math.pi, g),
-    )
-    half = 3 * (px / 3) ** torch.rand(
-        (2, b, 1, 1), generator=g
-    )  # half sides of 3 to 56 px, small ones more often
+    place = drawing.uniform((2, b, 1, 1), -px / 4, 1.25 * px, g)
+    angle = drawing.uniform((b, 1, 1), 0, math.pi, g)
+    # Half sides of 3 to 56 px, small ones more often.
+    half = 3 * (px / 3) ** torch.rand((2, b, 1, 1), generator=g)
     kind = torch.randint(4, (b, 1, 1), generator=g)
     bar, blob, box = kind == 2, kind == 3, kind == 0
     cos, sin = angle.cos(), angle.sin()

@@ -13,7 +13,6 @@ is written as its run ends, so it can be stopped at any time. Hours in all. `mak
 import argparse
 import itertools
 import multiprocessing
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -71,6 +70,13 @@ class Results:
         self.known = {row["key"]: row for row in self.former}
         self.rows: list[Row] = []
         self.errors: dict[str, str] = {}
+
+    def report(self, cells: Sequence[Cell]) -> None:
+        """Report the runs of cells; random masks after the runs of AdaViPro whose share of regions they take."""
+        random = [cell for cell in cells if cell.label["method"] == RANDOM]
+        self.make("report", [cell for cell in cells if cell.label["method"] != RANDOM])
+        beside = [(cell, self.known.get(cell.run.key())) for cell in random]
+        self.make("report", [as_random(cell, row["share_on"]) for cell, row in beside if row is not None])
 
     def make(self, work: str, cells: Sequence[Cell]) -> list[Row]:
         """Do the work ("report" or "validate") for runs that the file lacks. Returns the rows of all, in order."""
@@ -180,17 +186,12 @@ def make_studies(book: Results, search: pd.DataFrame, keep: Mapping[str, Sequenc
         raise SettingError(f"studies has {wrong!r}, but the studies are: {', '.join(studies.STUDIES)}")
     main = Grid("main", NAMES, ["zero-shot"], WIDTHS, list(studies.REPORT_SEEDS), "embedded")
     kept = main.narrowed({name: keep.get(name) for name in ("datasets", "prompt_px", "seeds")})
-    shares: dict[Experiment, float] = {}
     for study in dict.fromkeys(["main", *(keep.get("studies") or studies.STUDIES)]):
         cells = [cell for cell in runs_of(study, search) if cell.run.dataset in kept.datasets]
         at = [c for c in cells if c.run.seed in kept.seeds and c.run.prompt.prompt_px in kept.prompt_px]
         wanted = [cell for cell in cells if cell in at or cell.run.method in WITHOUT_SEED]
-        if study == "random_share":
-            wanted = [as_random(cell, shares[cell.run]) for cell in wanted if cell.run in shares]
         print(f"{study}: {len(wanted)} runs", flush=True)
-        rows = book.make("report", wanted)
-        if study == "main" and len(rows) == len(wanted):
-            shares = {cell.run: row["share_on"] for cell, row in zip(wanted, rows, strict=True)}
+        book.report(wanted)
 
 
 def make_baselines(book: Results) -> None:
@@ -206,12 +207,7 @@ def make_baselines(book: Results) -> None:
 def make_photographs(book: Results) -> None:
     """Make the shipped results on photographs: every method at every width, and with few images a class."""
     for name in ("photographs", "photographs_shots"):
-        cells = read(TABLES / f"{name}.yaml").cells()
-        ready = [cell for cell in cells if cell.label["method"] != RANDOM]
-        rows = book.make("report", ready)
-        if len(rows) == len(ready):
-            shares = {cell.run: row["share_on"] for cell, row in zip(ready, rows, strict=True)}
-            book.make("report", [as_random(c, shares[c.run]) for c in cells if c.label["method"] == RANDOM])
+        book.report(read(TABLES / f"{name}.yaml").cells())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -232,7 +228,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--datasets", nargs="+", help="of studies: only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
     args = parser.parse_args(argv)
-    os.environ["OMP_NUM_THREADS"] = "1"
     book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
     if args.what == "studies":
         keep = {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}

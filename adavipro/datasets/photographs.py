@@ -27,7 +27,6 @@ from adavipro.models.lite0 import packaged
 
 PACKAGE = "elpv-dataset"
 SHARES = {"train": 0.36, "val": 0.14, "test": 0.5}  # so that a training of three epochs takes a minute
-NAMES = ("solar-cells", "handwritten-digits")
 
 
 class Picture(NamedTuple):
@@ -95,4 +94,4 @@ def handwritten_digits() -> Dealt:
     return Dealt("handwritten-digits", DIGITS, pictures)
 
 
-FIND: dict[str, Callable[[], Dealt]] = dict(zip(NAMES, (solar_cells, handwritten_digits), strict=True))
+FIND: dict[str, Callable[[], Dealt]] = {"solar-cells": solar_cells, "handwritten-digits": handwritten_digits}

@@ -275,17 +275,23 @@ def _from_torchvision(name: str, pretrained: str | None) -> tuple[nn.Module, dic
 
 
 def _from_timm(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a network of timm's; the one whose weights a package brings is one too."""
     import timm
+    from timm.data.config import resolve_model_data_config
 
-    if file := weights_file(f"timm:{name}"):
-        name = f"local-dir:{file.parent}"
-    elif pretrained != "random":
-        name = name if pretrained is None else f"{name}.{pretrained}"
-        _check_known("model", name, "timm", timm.list_models(pretrained=True))
-    network = timm.create_model(name, pretrained=pretrained != "random")
-    if network.num_classes == 0:
-        raise SettingError(f"model 'timm:{name}' has features but no classes: use one that classifies")
-    return network, lite0.images_of(network)
+    if name == lite0.NAME:
+        network: Any = lite0.build(pretrained)
+    else:
+        if file := weights_file(f"timm:{name}"):
+            name = f"local-dir:{file.parent}"
+        elif pretrained != "random":
+            name = name if pretrained is None else f"{name}.{pretrained}"
+            _check_known("model", name, "timm", timm.list_models(pretrained=True))
+        network = timm.create_model(name, pretrained=pretrained != "random")
+        if network.num_classes == 0:
+            raise SettingError(f"model 'timm:{name}' has features but no classes: use one that classifies")
+    images = resolve_model_data_config(network)
+    return network, {"mean": images["mean"], "std": images["std"], "image_px": images["input_size"][-1]}
 
 
 def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
@@ -295,9 +301,9 @@ def _mapped(network: Network, names: list[str]) -> "MappedClassifier":
     models: the shorter side to `image_px` with bicubic resampling, then the centre; the libraries' own recipes often
     resize to more and cut off a border, so their published accuracies are a little different.
     """
-    library, _, name = network.model.partition(":")
-    build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(library, lite0.build)
-    made, about = build(name, network.pretrained)
+    library = network.model.partition(":")[0]
+    name = network.model.removeprefix(f"{library}:")
+    made, about = (_from_torchvision if library == "torchvision" else _from_timm)(name, network.pretrained)
     about |= {"class_names": names, "name": network.model, "own": True}
     made.to(memory_format=torch.channels_last)  # convolutions are faster so
     return MappedClassifier(made, str(network.label_mapping), **about)

@@ -2,7 +2,6 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -29,15 +28,7 @@ def weights_file() -> Path:
     return packaged(PACKAGE, f"model {NAME!r}") / FILE
 
 
-def images_of(network: nn.Module) -> dict[str, Any]:
-    """How a network of timm's wants its images: mean, std and image_px."""
-    from timm.data.config import resolve_model_data_config
-
-    images = resolve_model_data_config(network)
-    return {"mean": images["mean"], "std": images["std"], "image_px": images["input_size"][-1]}
-
-
-def build(_: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
+def build(pretrained: str | None) -> nn.Module:
     """Build timm's network with the package's weights, unless "random": the same tensors in the same order.
 
     Raises:
@@ -53,4 +44,4 @@ def build(_: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:
             raise SettingError(f"{told}: install {PACKAGE} again")
         state = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
-    return network, images_of(network)
+    return network
