@@ -164,6 +164,7 @@ def reproduce(args: argparse.Namespace) -> None:
     print(
         "\nFigures:", *(f"  {drawn}" for folder in reruns for drawn in sorted(folder.glob("*.png"))), sep="\n"
     )
+    print(f"\nAll of it on one page: {args.root.resolve() / 'index.html'}")
     fail({folder.name: error for folder, error in reruns.items() if error})
 
 

@@ -248,6 +248,9 @@ folder = pathlib.Path(out)
     assert re.search(r"failed: 01_bad-[0-9a-f]{12}: ValueError: the sentence", told.err)
     assert re.search(r"00_fine-[0-9a-f]{12}: done: .*runs/notebooks/00_fine-[0-9a-f]{12}\n", told.out)
     assert re.search(r"\n  .*00_fine-[0-9a-f]{12}/figure-2.png\n", told.out)
+    page = tmp_path / "runs" / "index.html"
+    assert told.out.splitlines()[-1] == f"All of it on one page: {page}"
+    assert "1 of 2 notebooks finished" in page.read_text()
 
 
 def test_fetch_lists_the_nine_and_tells_each_that_cannot_be_had(tmp_path, capfd):

@@ -107,6 +107,8 @@ def test_a_shown_figure_is_written_as_png_and_as_vectors(page):
     assert b"<svg" in (page.folder / "line.svg").read_bytes()
     assert shown.width == 200
     assert shown.alt == "a line"
+    page.finish()
+    assert json.loads((page.folder / "result.json").read_text())["figures"] == {"line.png": "a line"}
 
 
 def test_the_end_writes_numbers_parameters_time_and_versions(page, capsys):

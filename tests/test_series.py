@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -146,3 +149,139 @@ def test_data_that_ship_are_part_of_the_key(tmp_path, monkeypatch):
     before = series.key(notebook, {})
     (data / "results.csv").write_text("2")
     assert series.key(notebook, {}) != before
+
+
+# --- The page of all of it ----------------------------------------------------------------------------------------
+
+DRAW = """
+import json, pathlib
+from PIL import Image
+folder = pathlib.Path(out)
+Image.new("RGB", (24, 12)).save(folder / "a line.png")
+(folder / "a line.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+with open(pathlib.Path(runs) / "log", "a") as log:
+    log.write(folder.name[:2])
+numbers = {"vp_object_cover": 0.5164, "accuracy <of>": 0.409, "rows": 1516, "of": "a & b"}
+figures = {"a line.png": "falls \\"steeply\\" & <ends>"}
+told = {"seconds": 61.6, "memory_mb": 1670, "versions": {"torch": "2.10"}, "parameters": {"seed": 0}}
+(folder / "result.json").write_text(json.dumps({"key": folder.name, "numbers": numbers, "figures": figures, **told}))
+"""
+VOID = {"meta", "img", "br"}
+
+
+class Parsed(HTMLParser):
+    """A page whose every element is closed where it must be: its text, and attributes by element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open, self.elements, self.text = list[str](), list[tuple[str, dict[str, str | None]]](), ""
+        self.folder = path.parent
+        self.feed(path.read_text())
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs)
+        self.elements.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if self.open[-1:] != ["style"] else ""
+
+    def all(self, attribute: str) -> list[str]:
+        return [str(a[attribute]) for _, a in self.elements if attribute in a]
+
+    def check_links(self) -> list[str]:
+        """The relative links, of which every one leads to a file or a place on this page."""
+        ids, links = self.all("id"), [*self.all("href"), *self.all("src")]
+        assert len(set(ids)) == len(ids)
+        for link in links:
+            file = self.folder / re.sub("%20", " ", link)
+            assert link[1:] in ids if link.startswith("#") else file.is_file(), link
+        return links
+
+
+def titled(path: Path, *lines: str) -> Path:
+    """Put a first cell of text before a notebook's others."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("\n\n".join(lines)))
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def own_series(tmp_path, monkeypatch):
+    """A series of three notebooks, of which the second fails."""
+    monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+    badge = (
+        "[![Open in Colab](https://colab.research.google.com/badge.svg)](https://colab.research.google.com/x)"
+    )
+    about = "The **mask** is $m_p < 1$, as in [the next](01_bad.ipynb) and [the docs](../docs/choices.md)."
+    fine = titled(write(tmp_path, "00_fine", DRAW), "# 0. Is <this> fine?", badge, about)
+    bad = titled(write(tmp_path, "01_bad", "raise ValueError('<i>no</i> & never')"), "# 1. Is it bad?")
+    return [fine, bad, titled(write(tmp_path, "02_last", DRAW), "# 2. Is it last?")]
+
+
+def test_the_page_shows_figures_numbers_and_failures_and_can_be_moved(own_series, tmp_path):
+    series.reproduce(tmp_path / "runs", own_series)
+    shutil.move(tmp_path / "runs", tmp_path / "moved")
+    page = Parsed(tmp_path / "moved" / "index.html")
+    links = page.check_links()
+    assert not [link for link in links if re.match(r"\w+:|/", link)]
+    for ending in ("/notebook.ipynb", "/result.json", "/a%20line.svg", "/failed.ipynb"):
+        assert [link for link in links if link.endswith(ending)], ending
+    assert not {"script", "link", "i", "this", "of", "ends"} & {tag for tag, _ in page.elements}
+    (first, *_) = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert re.fullmatch(r"notebooks/00_fine-[0-9a-f]{12}/a%20line\.png", first["src"])
+    assert first["alt"] == 'Falls "steeply" & <ends>'
+    assert page.text.count('Falls "steeply" & <ends>') == 2  # the captions of both
+    text = " ".join(page.text.split())
+    assert "2 of 3 notebooks finished, 2 min 3 s in all; page made 20" in text
+    assert "torch 2.10" in text
+    assert "0. Is <this> fine? The executed notebook result.json" in text
+    assert (
+        "Vp object cover0.516 Accuracy <of>0.409 Rows1516 Ofa & b 1 min 2 s, 1.7 GB of memorywith seed=0"
+        in text
+    )
+    assert "1. Is it bad? Failed: ValueError: <i>no</i> & never The notebook as far as it ran" in text
+
+
+def test_a_stopped_series_leaves_a_page_of_what_there_is_and_goes_on(own_series, tmp_path, monkeypatch):
+    execute = series.cluster.execute
+
+    def stopped(notebook, *others):
+        if notebook.stem == "02_last":
+            raise KeyboardInterrupt
+        return execute(notebook, *others)
+
+    monkeypatch.setattr(series.cluster, "execute", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        series.reproduce(tmp_path / "runs", own_series)
+    page = Parsed(tmp_path / "runs" / "index.html")
+    page.check_links()
+    assert "1 of 3 notebooks finished" in page.text
+    assert "Failed: ValueError: " in page.text
+    assert "2. Is it last?not run" in page.text
+    monkeypatch.setattr(series.cluster, "execute", execute)
+    series.reproduce(tmp_path / "runs", own_series)
+    assert "2 of 3 notebooks finished" in Parsed(tmp_path / "runs" / "index.html").text
+    assert (tmp_path / "runs" / "log").read_text() == "0002"
+
+
+def test_the_page_keeps_what_was_not_asked_for_and_drops_what_has_changed(own_series, tmp_path):
+    first, *_ = series.reproduce(tmp_path / "runs", own_series[:2])
+    series.reproduce(tmp_path / "runs", own_series[2:])
+    page = Parsed(tmp_path / "runs" / "index.html")
+    page.check_links()
+    assert "2 of 3 notebooks finished" in page.text
+    assert "Failed: in an earlier call" in page.text
+    titled(write(tmp_path, "00_fine", DRAW, "pass"), "# 0. Fine?")  # another key
+    series.reproduce(tmp_path / "runs", own_series[2:])
+    page = Parsed(tmp_path / "runs" / "index.html")
+    page.check_links()
+    assert "1 of 3 notebooks finished" in page.text
+    assert "0. Fine?not run" in page.text
+    assert first.name not in "".join(page.all("href"))

@@ -48,6 +48,7 @@ class Page:
     folder: Path
     parameters: dict[str, Any]
     started: float = field(default_factory=time.perf_counter)
+    drawn: dict[str, str] = field(default_factory=dict)  # figures in words, by file
 
     def experiment(self, method: str, **changes: Any) -> Experiment:
         """The world's recipe for a method with this notebook's parameters, and single settings changed.
@@ -62,15 +63,16 @@ class Page:
     def show(self, figure: Figure, name: str, alt: str) -> Image:
         """Write a figure as PNG and SVG into the folder. Returns the picture to display; `alt` is it in words."""
         png, _ = figures.save(figure, self.folder / name)
+        self.drawn[png.name] = alt
         return Image(png, alt=alt, width=min(1000, int(figure.get_figwidth() * 100)))
 
     def finish(self, **numbers: float | int | str | None) -> None:
-        """Write result.json, last and atomically: the notebook's numbers, its parameters, time and versions."""
+        """Write result.json, last and atomically: the notebook's numbers, figures, parameters, time and versions."""
         seconds = round(time.perf_counter() - self.started, 1)
         peak, versions = experiment.peak_memory_mb(), experiment.versions()
         named = {"key": self.folder.name, "notebook": self.name, "parameters": self.parameters}
         cost = {"seconds": seconds, "memory_mb": peak, "versions": versions}
-        write_json(self.folder / "result.json", {**named, "numbers": numbers, **cost})
+        write_json(self.folder / "result.json", {**named, "numbers": numbers, "figures": self.drawn, **cost})
         where = f"one thread of {cores()} CPU cores" if self.device == "cpu" else self.device
         print(f"{seconds:.0f} s on {where}, {peak} MB; {', '.join(f'{k} {v}' for k, v in versions.items())}")
 

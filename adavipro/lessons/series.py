@@ -10,7 +10,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from adavipro.io import canonical_json, data_folder, expanded
-from adavipro.report.kept import read_json
+from adavipro.lessons import overview
 from adavipro.sweeps import cluster
 
 MODULE = Path(__file__).parents[1]
@@ -52,7 +52,12 @@ def key(notebook: Path, parameters: dict[str, Any]) -> str:
 
 def finished(folder: Path) -> bool:
     """Whether a notebook ran to its end: result.json with this folder's key, and the executed notebook."""
-    return read_json(folder / "result.json", {}, folder.name) is not None and (folder / cluster.DONE).exists()
+    return overview.result_of(folder) is not None
+
+
+def folder_of(notebook: Path, runs: Path, parameters: dict[str, Any]) -> Path:
+    """Where the rerun of a notebook goes: <runs>/notebooks/<name>-<key>/."""
+    return expanded(runs).resolve() / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
 
 
 def rerun(notebook: Path, runs: Path, parameters: dict[str, Any]) -> tuple[Path, str | None]:
@@ -61,20 +66,21 @@ def rerun(notebook: Path, runs: Path, parameters: dict[str, Any]) -> tuple[Path,
     Returns the folder, and None or one line of what went wrong. What a failed one left stays as failed.ipynb. Of two
     processes that are asked for the same, the second waits, and repeats nothing that the first has finished.
     """
-    runs = expanded(runs).resolve()
-    folder = runs / "notebooks" / f"{notebook.stem}-{key(notebook, parameters)}"
+    folder = folder_of(notebook, runs, parameters)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if finished(folder):
             return folder, None
         for name in ("result.json", cluster.DONE):
             (folder / name).unlink(missing_ok=True)
-        given = {**parameters, "runs": str(runs), "out": str(folder)}
+        given = {**parameters, "runs": str(folder.parents[1]), "out": str(folder)}
         return folder, cluster.execute(notebook, folder, given, "result.json", LIMIT_S)
 
 
 def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Path, str | None]:
     """Execute notebooks, one after the other, with one progress display. One that fails does not stop the others.
+
+    After each of them <runs>/index.html is written anew, with the others of the series that are there.
 
     Args:
         parameters: given to every notebook, as `device`.
@@ -82,4 +88,12 @@ def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Pat
     Returns:
         by folder: None, or one line of what went wrong.
     """
-    return dict(rerun(notebook, runs, parameters) for notebook in tqdm(list(chosen), unit="notebook"))
+    chosen, reruns = list(chosen), dict[Path, str | None]()
+    notebooks = sorted({*series(), *chosen}, key=lambda path: path.name)
+    folders = {notebook: folder_of(notebook, runs, parameters) for notebook in notebooks}
+    for notebook in tqdm(chosen, unit="notebook"):
+        folder, wrong = rerun(notebook, runs, parameters)
+        folders[notebook], reruns[folder] = folder, wrong
+        with FileLock(folder.parent / "lock"):  # of the page: another process may write it too
+            overview.write(folder.parents[1], folders, reruns)
+    return reruns
