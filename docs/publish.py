@@ -1,7 +1,7 @@
 """Make the notebooks ready for readers: badges, the cell that Colab needs, outputs without traces of the run.
 
     python docs/publish.py stamp         # after the version or a notebook's first cell changed
-    python docs/publish.py collect RUNS  # take over what `adavipro reproduce --root RUNS` executed
+    python docs/publish.py collect RUNS  # take over what `adavipro reproduce --root RUNS` executed; --only 01: of one
     python docs/publish.py check         # the tests assert that it finds nothing
 
 What is wrong is told in one sentence each.
@@ -14,6 +14,7 @@ import copy
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import links
@@ -121,14 +122,20 @@ def _smaller(picture: str) -> str:
     return min(picture, base64.b64encode(small.getvalue()).decode(), key=len)
 
 
-def collect(runs: Path, top: Path = TOP) -> None:
+def collect(runs: Path, top: Path = TOP, only: Sequence[str] | None = None) -> None:
     """Take over the outputs of a finished `adavipro reproduce`; all notebooks or none.
+
+    Args:
+        only: of the notebooks with these numbers, as "05"; none: of all.
 
     Raises:
         ValueError: if a notebook as it stands has no finished run, or its run cannot be taken over.
     """
     results, folders = {}, {}
-    for path in notebooks(top):
+    known = {path.name[:2]: path for path in notebooks(top)}
+    if wrong := [number for number in only or [] if number not in known]:
+        raise ValueError(f"there is no notebook {wrong[0]!r}: the numbers are {', '.join(known)}")
+    for path in (known[number] for number in only or known):
         keys = [series.key(path, {"device": device}) for device in ("auto", "cpu", "cuda")]
         found = [f for key in keys if series.finished(f := runs / "notebooks" / f"{path.stem}-{key}")]
         if not found:
@@ -174,13 +181,15 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("stamp", help="write badges and Colab's cell into the notebooks and the README")
     commands.add_parser("check", help="say what is wrong with notebooks, links and stamps")
-    commands.add_parser("collect", help="take over executed notebooks").add_argument("runs", type=Path)
+    collecting = commands.add_parser("collect", help="take over executed notebooks")
+    collecting.add_argument("runs", type=Path)
+    collecting.add_argument("--only", nargs="+", metavar="NUMBER", help="only these notebooks, as 01 02")
     args = parser.parse_args(arguments)
     try:
         if args.command == "stamp":
             stamp()
         elif args.command == "collect":
-            collect(args.runs)
+            collect(args.runs, only=args.only)
         elif findings := check():
             raise ValueError("\n".join(findings))
     except ValueError as error:

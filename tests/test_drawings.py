@@ -113,7 +113,8 @@ def test_picture_figure_shows_each_image_as_the_classifier_sees_it_and_each_mask
             assert drawn(axes).allclose(expected, atol=1e-6)
             found = int(clip(images)[i].argmax())
             wrong = "" if found == split.labels[i] else " ✗"
-            assert axes.get_title() == clip.class_names[found] + wrong
+            true = f"true: {clip.class_names[int(split.labels[i])]}\n" if line is lines[0] else ""
+            assert axes.get_title() == true + clip.class_names[found] + wrong
     for mask, axes in zip(adavipro(x).mask[:, 0], lines[3], strict=True):
         assert torch.equal(drawn(axes), mask * adavipro.prompt.support)
         assert axes.get_title() == ""

@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import torch
 from IPython.testing.globalipapp import start_ipython
 from matplotlib.figure import Figure
 
@@ -109,6 +110,28 @@ def test_a_shown_figure_is_written_as_png_and_as_vectors(page):
     assert shown.alt == "a line"
     page.finish()
     assert json.loads((page.folder / "result.json").read_text())["figures"] == {"line.png": "a line"}
+
+
+def not_there(x):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("solution", "told"),
+    [
+        (lambda x: x + 1, "right"),
+        (lambda x: None, "not filled in yet"),
+        (not_there, "not filled in yet"),
+        (lambda x: x, "not yet: it runs, but what it returns is not what is asked for"),
+        (lambda x: x + torch.ones(3), "not yet: RuntimeError: The size of tensor a"),
+        (lambda: 1, "not yet: TypeError: "),
+        (lambda x: {}["a\nb"], "not yet: KeyError: "),
+    ],
+)
+def test_an_exercise_is_told_in_one_line_and_never_stops_the_notebook(solution, told, capsys):
+    pages.check(solution, lambda f: torch.equal(f(torch.ones(2)), torch.full((2,), 2.0)))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(told)
 
 
 def test_the_end_writes_numbers_parameters_time_and_versions(page, capsys):

@@ -265,6 +265,11 @@ def test_collect_takes_over_only_a_finished_run_of_the_notebook_as_it_stands(che
     nbformat.write(notebook, path)
     with pytest.raises(ValueError, match="no finished run"):
         publish.collect(runs, checkout)
+    nbformat.write(executed(notebook), checkout / "notebooks" / "01_how.ipynb")
+    with pytest.raises(ValueError, match=r"^01_how\.ipynb as it stands has no finished run"):
+        publish.collect(runs, checkout, only=["01"])
+    with pytest.raises(ValueError, match=r"^there is no notebook '02': the numbers are 00, 01$"):
+        publish.collect(runs, checkout, only=["02"])
 
 
 def test_the_command_ends_with_the_sentences(monkeypatch, capsys):

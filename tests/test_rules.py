@@ -54,6 +54,8 @@ def test_notebooks_are_numbered_without_a_gap():
         (shown(stream("see file:///home/me/x")), "file:///home/me/x"),
         (shown(new_output("display_data", data={"text/html": "<a>/tmp/x/y</a>"})), "/tmp/x/y"),
         (shown(new_output("display_data", data={"image/png": "A" * 500_000})), "500,000 is the most"),
+        (replaced(0, "**Needs** about", "**You need** patience. Running it takes\nabout"), None),
+        (replaced(0, "**Needs** about", "**You need** patience, about"), None),
         (shown(stream("1/2 and/or a/b/c, https://x.org/a/b, 3 / 4, runs/a/b, </b></a>\n")), None),
     ],
 )

@@ -48,8 +48,8 @@ def grid_figure(rows: Mapping[str, Tensor] | Sequence[Tensor], columns: Sequence
 
     Args:
         rows: by row title, or without titles, either images (n, 3, h, w), uint8 or in [0, 1], or maps (n, h, w) of any
-            range. A map without negative values goes from black at 0 to white; one with a sign has mid-grey at 0. Half
-            a per cent of a row's values may be clipped.
+            range. A map without negative values goes from black at 0 to white; one with a sign is white at 0, orange
+            below and purple above. Half a per cent of a row's values may be clipped.
         columns: titles of the n columns.
     """
     named = isinstance(rows, Mapping)
@@ -71,7 +71,7 @@ def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
     """Draw an image (3, h, w), uint8 or in [0, 1], or a map (h, w), whose NaN are left blank.
 
     Args:
-        like: maps that say what is black and what is white: 0 and nearly the most, or as far from 0 on both sides.
+        like: maps that say where the colours end: at 0 and nearly the most, or as far from 0 on both sides.
     """
     values = (picture if like is None else like).detach().float().nan_to_num()
     high = max(values.abs().flatten().quantile(0.995).item(), 1e-6)
@@ -79,7 +79,8 @@ def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
     if picture.ndim == 3:
         picture = picture.clamp(0, 1).permute(1, 2, 0)
     low = -high if values.min() < 0 else 0.0
-    axes.imshow(picture.numpy(), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    colours = "gray" if low == 0 else "PuOr"  # black is nothing, never less than nothing
+    axes.imshow(picture.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
 
@@ -108,7 +109,7 @@ def picture_figure(
     Args:
         images: uint8 (b, 3, h, w).
         methods: trained methods by row title; those with a mask generator get a second row with their masks.
-        labels: (b,) true classes; a prediction's title is black where it is right.
+        labels: (b,) true classes, named in the first row; under them the predictions, grey with a cross where wrong.
     """
     x = classifier.normalise(images.to(classifier.mean.device))
     rows, scores = {"raw": _unnormalised(x, classifier)}, {"raw": classifier(x)}
@@ -121,8 +122,9 @@ def picture_figure(
     for name, found in scores.items():
         line = figure.axes[len(images) * list(rows).index(name) :]
         for axes, best, label in zip(line, found.argmax(1).tolist(), labels.tolist(), strict=False):
-            title = classifier.class_names[best] + ("" if best == label else " ✗")
-            axes.set_title(title, fontsize=6.5, pad=2, color="black" if best == label else "0.5")
+            title = f"true: {classifier.class_names[label]}\n" if name == "raw" else ""
+            title += classifier.class_names[best] + ("" if best == label else " ✗")
+            axes.set_title(title, fontsize=8, pad=2, color="black" if best == label else "0.4")
     return figure
 
 
@@ -169,7 +171,7 @@ def explain_figure(
     for axes, (title, values) in zip(pictured, panels.items(), strict=True):
         _show(axes, values)
         axes.set_title(title, fontsize=9)
-        axes.set_facecolor("#d5e3f0")
+        axes.set_facecolor("0.7")
     before, after = 100 * classifier(torch.cat([x, shown.images])).softmax(1).cpu().numpy()
     leading = np.maximum(before, after)
     leading[label] = 101

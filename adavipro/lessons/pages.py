@@ -7,7 +7,7 @@ install.require()  # one sentence, before anything is imported that may be missi
 
 import ast
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,27 @@ class Page:
         write_json(self.folder / "result.json", {**named, "numbers": numbers, "figures": self.drawn, **cost})
         where = f"one thread of {cores()} CPU cores" if self.device == "cpu" else self.device
         print(f"{seconds:.0f} s on {where}, {peak} MB; {', '.join(f'{k} {v}' for k, v in versions.items())}")
+
+
+def check(solution: Callable[..., Any], right: Callable[[Callable[..., Any]], Any]) -> None:
+    """Print one line on an exercise's function: right, not filled in yet, or not yet and why. Never raises.
+
+    Args:
+        solution: what the reader wrote; one that returns None or raises NotImplementedError is not filled in.
+        right: calls it, and says whether all is as it should be.
+    """
+
+    def filled(*given: Any, **named: Any) -> Any:
+        if (returned := solution(*given, **named)) is None:
+            raise NotImplementedError
+        return returned
+
+    try:
+        print("right" if right(filled) else "not yet: it runs, but what it returns is not what is asked for")
+    except NotImplementedError:
+        print("not filled in yet")
+    except Exception as error:
+        print(f"not yet: {type(error).__name__}: {error}".partition("\n")[0])
 
 
 def begin(name: str, world: str, device: str, runs: str | None, out: str | None, **parameters: Any) -> Page:
