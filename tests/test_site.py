@@ -61,6 +61,18 @@ def test_pages_fetch_nothing_from_elsewhere_but_colabs_badge(site: Path):
         assert not FETCHED.search(text), page
 
 
+def test_solutions_and_answers_stay_folded(site: Path):
+    folded = re.compile(r"<details><summary>(\w+)</summary>(.*?)</details>", re.DOTALL)
+    for path in publish.notebooks():
+        page = (site / "notebooks" / f"{path.stem}.html").read_text()
+        wanted = re.findall(r"<summary>(\w+)", "".join(cell.source for cell in publish.read(path).cells))
+        found = folded.findall(page)
+        assert [summary for summary, _ in found] == wanted, path.stem
+        assert page.count("<details") == len(wanted) + page.count('<details class="')
+        for summary, inside in found:
+            assert ('class="highlight-python' in inside) is (summary == "Solution")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project whose one notebook holds an equation and a picture."""
