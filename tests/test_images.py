@@ -1,6 +1,7 @@
 """Faults D1 and D3 for a single image: the right tensor, or an error that says why not."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -243,17 +244,18 @@ def test_what_is_no_picture_is_told_with_what_is_accepted(told):
         read_image(NO_PICTURES[told], 56)
 
 
-def test_many_pictures_are_decoded_in_order_and_faults_told_apart(tmp_path):
-    files = [tmp_path / f"{i}.png" for i in range(300)]
-    for i, file in enumerate(files):
+def test_many_pictures_are_decoded_in_order_and_all_faults_named_at_the_end(tmp_path):
+    files = {f"{i}.png": tmp_path / f"{i}.png" for i in range(300)}
+    for i, file in enumerate(files.values()):
         file.write_bytes(encoded(Image.new("L", (2, 2), i % 256)) if i not in (7, 290) else b"")
-    files[8].unlink()
-    found = list(decode_all(lambda file: to_tensor(file.read_bytes(), 2), files))
-    assert [x if isinstance(x, str) else int(x[0, 0, 0]) for x in found] == [
-        "the file is empty"
-        if i in (7, 290)
-        else "it cannot be read (No such file or directory)"
-        if i == 8
-        else i % 256
-        for i in range(300)
-    ]
+    files["8.png"].unlink()
+    found = (int(image[0, 0, 0]) for image in decode_all(files, 2, "files in here"))
+    assert [next(found) for _ in range(297)] == [i % 256 for i in range(300) if i not in (7, 8, 290)]
+    told = (
+        "3 of 300 files in here cannot be used: 7.png: the file is empty; 8.png: it cannot be read "
+        "(No such file or directory); 290.png: the file is empty"
+    )
+    with pytest.raises(SettingError, match=f"^{re.escape(told)}$"):
+        next(found)
+    scans = {i: np.full((2, 2), i, np.uint8) for i in range(3)}
+    assert [int(image[0, 0, 0]) for image in decode_all(scans, 2, "scans", plain=True)] == [0, 1, 2]

@@ -282,7 +282,7 @@ def test_split_is_decoded_once_and_written_to_by_nobody(pets, fresh, monkeypatch
     (file,) = (fresh.parent / "cache/decoded/oxfordpets").glob("val-24px-*.bytes")
     before = file.read_bytes()
     assert before == first.images.numpy().tobytes()
-    monkeypatch.setattr(nine, "to_tensor", None)
+    monkeypatch.setattr(nine, "decode_all", None)
     first.images.zero_()
     first.labels.zero_()
     for source in (pets, find("oxfordpets")):
@@ -312,7 +312,7 @@ def test_coops_split_and_ours_take_turns_without_decoding_again(pets, fresh, mon
     coops = find("oxfordpets")
     other = coops.load("train", 24).images.clone()
     assert not torch.equal(other, expected)
-    monkeypatch.setattr(nine, "to_tensor", None)
+    monkeypatch.setattr(nine, "decode_all", None)
     assert torch.equal(pets.load("train", 24).images, expected)
     assert torch.equal(coops.load("train", 24).images, other)
 

@@ -178,6 +178,16 @@ def test_pictures_are_grey_as_rgb_at_the_side_of_the_model(few_cells):
     assert digits.images.float().mean() < 110  # light strokes on black
 
 
+def test_all_damaged_photographs_are_named_at_once(few_cells, tmp_path):
+    bad = [tmp_path / f"cell{i}.png" for i in range(2)]
+    bad[0].touch()
+    own = few_cells.rows["val"]
+    rows = {"val": [*own, *(own[0]._replace(source=file, sha256=file.name) for file in bad)]}
+    told = r"^2 of 10 images of 'solar-cells' cannot be used: .*cell0\.png: the file is empty; .*cell1\.png: it cannot"
+    with pytest.raises(SettingError, match=told):
+        holding(rows).load("val", 16)
+
+
 def test_a_changed_package_is_another_run(few_cells):
     before = few_cells.version
     rows = {s: [p._replace(sha256="0" * 64) for p in own] for s, own in few_cells.rows.items()}

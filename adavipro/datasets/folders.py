@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from adavipro.data import Split
-from adavipro.datasets.images import decode_all, to_tensor
+from adavipro.datasets.images import decode_all
 from adavipro.io import expanded, file_sha256, generator
 from adavipro.models import clean_class_names
 from adavipro.recipe import SettingError
@@ -210,19 +210,13 @@ def _decode(path: Path, files: Sequence[File], image_px: int) -> dict[str, Split
     """Decode files that are in order of their splits; refuses bad ones, and a picture that is in two splits."""
     images = torch.empty(len(files), 3, image_px, image_px, dtype=torch.uint8)
     seen: dict[bytes, str] = {}
-    bad, twice = [], []
-    decoded = decode_all(lambda file: to_tensor(file.path.read_bytes(), image_px), files)
-    for i, (file, picture) in enumerate(zip(files, decoded, strict=True)):
-        name = file.path.relative_to(path)
-        if isinstance(picture, str):
-            bad.append(f"{name}: {picture}")
-            continue
+    twice, sources = [], {file.path.relative_to(path): file.path for file in files}
+    found = zip(sources, files, decode_all(sources, image_px, f"files in {path}"), strict=True)
+    for i, (name, file, picture) in enumerate(found):  # of bad files `found` ends with an error
         images[i], place = picture, f"{name} ({file.split})"
         other = seen.setdefault(hashlib.sha256(picture.numpy().tobytes()).digest(), place)
         if not other.endswith(f"({file.split})"):
             twice.append(f"{other} and {place}")
-    if bad:
-        raise SettingError(f"{len(bad)} of {len(files)} files in {path} cannot be used: {'; '.join(bad)}")
     if twice:
         raise SettingError(f"{path} shows the same picture in two splits: {'; '.join(twice)}")
     labels, sizes = torch.tensor([file.label for file in files]), Counter(file.split for file in files)

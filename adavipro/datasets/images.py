@@ -1,11 +1,13 @@
 """Image files to tensors of a model's size: right for every mode, or an error that says why not."""
 
 import io
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,6 @@ PIXEL_LIMIT = 80_000_000  # of one image, as it is and as it is enlarged
 PLAIN_LIMIT = 178_956_970  # the same for plain decoding: where Pillow refuses by itself
 PLAIN_VERSION = 1  # of plain decoding: raise it when a pixel changes, so that nothing kept passes for the new
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-T = TypeVar("T")
 _To = Image.Transpose
 _UPRIGHT = {  # what makes an image upright, by the orientation that its EXIF tells
     2: _To.FLIP_LEFT_RIGHT, 3: _To.ROTATE_180, 4: _To.FLIP_TOP_BOTTOM, 5: _To.TRANSPOSE, 6: _To.ROTATE_270,
@@ -142,20 +143,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_all(decode: Callable[[T], Tensor], sources: Sequence[T]) -> Iterator[Tensor | str]:
-    """Decode in threads, on the cores that this process may use. Yields, in order, a tensor or why there is none."""
+def decode_all(
+    sources: Mapping[Any, Path | np.ndarray], image_px: int, told: str, plain: bool = False
+) -> Iterator[Tensor]:
+    """Decode named files and pixels in threads, as `to_tensor`, on the cores that this process may use; in order.
 
-    def one(source: T) -> Tensor | str:
+    Raises:
+        SettingError: at the end, with the name of each that cannot be used and why: so many of so many `told`.
+    """
+    bad = []
+
+    def one(named: tuple[Any, Path | np.ndarray]) -> Tensor | str:
         try:
-            return decode(source)
+            found = named[1].read_bytes() if isinstance(named[1], Path) else Image.fromarray(named[1])
+            return to_tensor(found, image_px, plain)
         except ImageError as error:
-            return str(error)
+            return f"{named[0]}: {error}"
         except OSError as error:
-            return f"it cannot be read ({error.strerror})"
+            return f"{named[0]}: it cannot be read ({error.strerror})"
 
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes and resizes without Python's lock
         for i in range(0, len(sources), 256):  # so that no more than a few wait to be taken
-            yield from pool.map(one, sources[i : i + 256])
+            for image in pool.map(one, itertools.islice(sources.items(), i, i + 256)):
+                if isinstance(image, str):
+                    bad.append(image)
+                else:
+                    yield image
+    if bad:
+        raise SettingError(f"{len(bad)} of {len(sources)} {told} cannot be used: {'; '.join(bad)}")
 
 
 def kept(

@@ -26,13 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from adavipro.data import Split
 from adavipro.datasets.folders import SPLITS, deal
-from adavipro.datasets.images import PLAIN_VERSION, decode_all, kept, to_tensor
+from adavipro.datasets.images import PLAIN_VERSION, decode_all, kept
 from adavipro.io import PARTIAL, datasets_folder
 from adavipro.models import clean_class_names
 from adavipro.recipe import SettingError
@@ -164,23 +162,12 @@ class Nine:
         return Split(images, None, torch.tensor([p.label for p in self.rows[split]]))
 
     def _decode(self, split: str, image_px: int) -> Iterator[Any]:
-        pictures, bad = self.rows[split], []
         pixels = _cifar(self.name, self.images.parent)[0] if self.name.startswith("cifar") else None
-
-        def decode(p: Picture) -> Tensor:
-            if pixels is None:
-                return to_tensor((self.images / p.path).read_bytes(), image_px, plain=True)
-            return to_tensor(Image.fromarray(pixels[p.path]), image_px, plain=True)
-
-        bar = tqdm(decode_all(decode, pictures), f"{self.name} {split} {image_px} px", len(pictures))
-        for picture, image in zip(pictures, bar, strict=True):
-            if isinstance(image, str):
-                bad.append(f"{picture.path}: {image}")
-            else:
-                yield image.numpy()
-        if bad:
-            told = f"{len(bad)} of {len(pictures)} images in {self.images} cannot be used"
-            raise SettingError(f"{told}: {'; '.join(bad)}")
+        own = [p.path for p in self.rows[split]]
+        sources = {path: self.images / path if pixels is None else pixels[path] for path in own}
+        decoded = decode_all(sources, image_px, f"images in {self.images}", plain=True)
+        for image in tqdm(decoded, f"{self.name} {split} {image_px} px", len(sources)):
+            yield image.numpy()
 
 
 # --- What lies on the disk --------------------------------------------------------------------------------------

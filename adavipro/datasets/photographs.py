@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from adavipro.data import Split
 from adavipro.datasets.embedded.vocabulary import DIGITS
 from adavipro.datasets.folders import deal
-from adavipro.datasets.images import PLAIN_VERSION, kept, to_tensor
+from adavipro.datasets.images import PLAIN_VERSION, decode_all, kept
 from adavipro.io import data_folder, file_sha256
 from adavipro.models.lite0 import packaged
 
@@ -61,11 +60,11 @@ class Dealt:
     def load(self, split: str, image_px: int) -> Split:
         """Map a split's images, decoded once, into memory; the three colours of a pixel are one byte."""
         rows, stem = self.rows[split], f"{split}-{image_px}px-{self.version[:12]}"
+        sources = {p.source if isinstance(p.source, Path) else i: p.source for i, p in enumerate(rows)}
 
         def decoded() -> Iterator[Any]:
-            for p in rows:
-                source = p.source.read_bytes() if isinstance(p.source, Path) else Image.fromarray(p.source)
-                yield to_tensor(source, image_px, plain=True)[:1].numpy()
+            for image in decode_all(sources, image_px, f"images of {self.name!r}", plain=True):
+                yield image[:1].numpy()
 
         images = kept(self.name, stem, (len(rows), 1, image_px, image_px), decoded)
         return Split(images.expand(-1, 3, -1, -1), None, torch.tensor([p.label for p in rows]))

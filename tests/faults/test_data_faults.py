@@ -395,7 +395,7 @@ def test_r5_disk_without_room_is_named_before_any_work_and_one_that_fills_up_lea
     usage, sync = shutil.disk_usage(data), os.fsync
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=63_935))
-        patch.setattr(nine, "to_tensor", None)
+        patch.setattr(nine, "decode_all", None)
         with pytest.raises(OSError, match=told) as caught:
             pets.load("val", 24)
     assert caught.value.errno == errno.ENOSPC
