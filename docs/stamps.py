@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 FIRST = "00_start_here"  # the notebook that the README's badge opens
+WITH_PHOTOGRAPHS = ("09_your_images",)  # the notebooks that need the extra `photographs`
 MARKED = re.compile(r"(<!-- badges -->\n).*?(<!-- end badges -->\n)", re.DOTALL)
 SETUP = """\
 # On Colab this installs what is not there yet or does not fit, and never touches torch. Elsewhere it does nothing.
@@ -23,7 +24,7 @@ needed = {{
     "adavipro": "adavipro @ git+{repository}@v{version}",
     "open_clip": "{open_clip}",
     "timm": "{timm}",
-    "ftfy": "ftfy",
+    "ftfy": "ftfy",{more}
 }}
 if "google.colab" in sys.modules:
     from packaging.requirements import Requirement
@@ -50,6 +51,7 @@ class Project:
     open_clip: str
     timm: str
     torch: str
+    photographs: tuple[str, ...] = ()
 
     def badge(self, stem: str) -> str:
         """The badge that opens a notebook of this release in Colab."""
@@ -57,10 +59,12 @@ class Project:
         url = f"https://colab.research.google.com/github/{path}/blob/v{self.version}/notebooks/{stem}.ipynb"
         return f"{BADGE}({url})"
 
-    def setup(self) -> str:
-        """The source of the cell that Colab needs."""
+    def setup(self, stem: str = FIRST) -> str:
+        """The source of the cell that a notebook needs on Colab."""
         least = [int(part) for part in self.torch.split(".")]
-        return SETUP.format(**vars(self), least=least)
+        lines = self.photographs if stem in WITH_PHOTOGRAPHS else ()
+        more = "".join(f'\n    "{Requirement(line).name.replace("-", "_")}": "{line}",' for line in lines)
+        return SETUP.format(**vars(self), least=least, more=more)
 
 
 def read_project(top: Path) -> Project:
@@ -69,8 +73,9 @@ def read_project(top: Path) -> Project:
     needs = {Requirement(line).name: line for line in told["dependencies"]}
     (least,) = [s.version for s in Requirement(needs["torch"]).specifier if s.operator == ">="]
     return Project(
-        told["urls"]["Repository"], told["version"], needs["open_clip_torch"], needs["timm"], least
-    )
+        told["urls"]["Repository"], told["version"], needs["open_clip_torch"], needs["timm"], least,
+        tuple(told["optional-dependencies"]["photographs"]),
+    )  # fmt: skip
 
 
 def stamped(notebook: NotebookNode, stem: str, project: Project) -> NotebookNode:
@@ -83,7 +88,7 @@ def stamped(notebook: NotebookNode, stem: str, project: Project) -> NotebookNode
     setups = [cell for cell in notebook.cells if rules.tagged(cell, "colab")]
     notebook.cells = [cell for cell in notebook.cells if not rules.tagged(cell, "colab")]
     setups = setups or [nbformat.v4.new_code_cell(id=f"{stem[:2]}-colab", metadata={"tags": ["colab"]})]
-    setups[0].source = project.setup()
+    setups[0].source = project.setup(stem)
     notebook.cells.insert(1, setups[0])
     return notebook
 

