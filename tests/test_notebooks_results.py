@@ -39,5 +39,5 @@ def test_ablations(tmp_path, runs):
 
 def test_your_images(tmp_path, runs):
     numbers = smallest_run("09_your_images", tmp_path, runs)
-    assert (numbers["classes"], numbers["images"] > 300) == (6, True)
-    assert numbers["test_accuracy_adavipro"] > numbers["test_accuracy_vp"]
+    assert (numbers["classes"], numbers["images"]) == (2, 60)
+    assert numbers["test_accuracy_linear_probe"] > 0.6  # of 20 images to learn from; a guess has 0.5
