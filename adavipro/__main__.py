@@ -158,7 +158,7 @@ def reproduce(args: argparse.Namespace) -> None:
     """Run the whole notebook series, from zero-shot to the paper's figures and tables; what is finished is kept."""
     from adavipro.lessons import series
 
-    reruns = series.reproduce(args.root, series.series(args.only), device=args.device)
+    reruns = series.reproduce(args.root, series.series(args.only), args.workers, device=args.device)
     for folder, error in reruns.items():
         print(f"{folder.name}: {'failed' if error else 'done'}: {folder}")
     print(
@@ -252,6 +252,9 @@ def parser() -> argparse.ArgumentParser:
         of_results.add_argument("--results", type=expanded, help="a results file of your own")
     series = command(reproduce)
     series.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, as 05 06")
+    series.add_argument(
+        "--workers", type=int, default=2, help="notebooks at a time, of up to 3 GB (default: 2)"
+    )
     series.add_argument("--device", default="auto")
     got = command(fetch)
     got.add_argument(

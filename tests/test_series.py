@@ -151,6 +151,32 @@ def test_data_that_ship_are_part_of_the_key(tmp_path, monkeypatch):
     assert series.key(notebook, {}) != before
 
 
+WAIT = """
+import json, pathlib, time
+here = pathlib.Path(out)
+(pathlib.Path(runs) / here.name[:2]).touch()
+started = time.monotonic()
+while len([p for p in pathlib.Path(runs).iterdir() if p.name in ("00", "01")]) < 2:
+    assert time.monotonic() - started < 120, "nobody else is at work"
+    time.sleep(0.1)
+(here / "result.json").write_text(json.dumps({"key": here.name}))
+"""
+
+
+def test_two_workers_run_two_notebooks_at_a_time_and_one_that_fails_stops_no_other(tmp_path):
+    """The first two end only where both are under way."""
+    cells = {"00_one": WAIT, "01_two": WAIT, "02_bad": "raise ValueError('no')", "03_last": FINISH}
+    notebooks = [write(tmp_path, name, cell) for name, cell in cells.items()]
+    found = series.reproduce(tmp_path / "runs", notebooks, 2)
+    by_name = {folder.name.rpartition("-")[0]: error for folder, error in found.items()}
+    assert by_name == {"00_one": None, "01_two": None, "02_bad": "ValueError: no", "03_last": None}
+
+
+def test_no_worker_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="workers is 0, but it must be at least 1"):
+        series.reproduce(tmp_path / "runs", [write(tmp_path, "00_one", FINISH)], 0)
+
+
 # --- The page of all of it ----------------------------------------------------------------------------------------
 
 DRAW = """

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,15 @@ def rerun(notebook: Path, runs: Path, parameters: dict[str, Any]) -> tuple[Path,
         return folder, cluster.execute(notebook, folder, given, "result.json", LIMIT_S)
 
 
-def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Path, str | None]:
-    """Execute notebooks, one after the other, with one progress display. One that fails does not stop the others.
+def reproduce(
+    runs: Path, chosen: Iterable[Path], workers: int = 1, **parameters: Any
+) -> dict[Path, str | None]:
+    """Execute notebooks with one progress display. One that fails does not stop the others.
 
     After each of them <runs>/index.html is written anew, with the others of the series that are there.
 
     Args:
+        workers: notebooks at a time; each uses one core, but the last.
         parameters: given to every notebook, as `device`.
 
     Returns:
@@ -91,9 +96,27 @@ def reproduce(runs: Path, chosen: Iterable[Path], **parameters: Any) -> dict[Pat
     chosen, reruns = list(chosen), dict[Path, str | None]()
     notebooks = sorted({*series(), *chosen}, key=lambda path: path.name)
     folders = {notebook: folder_of(notebook, runs, parameters) for notebook in notebooks}
-    for notebook in tqdm(chosen, unit="notebook"):
-        folder, wrong = rerun(notebook, runs, parameters)
+    for notebook, folder, wrong in tqdm(
+        _rerun_all(chosen, runs, workers, parameters), total=len(chosen), unit="notebook"
+    ):
         folders[notebook], reruns[folder] = folder, wrong
         with FileLock(folder.parent / "lock"):  # of the page: another process may write it too
             overview.write(folder.parents[1], folders, reruns)
     return reruns
+
+
+def _rerun_all(
+    chosen: list[Path], runs: Path, workers: int, parameters: dict[str, Any]
+) -> Generator[tuple[Path, Path, str | None]]:
+    """Rerun notebooks, so many at a time. Gives notebook, folder and what went wrong, as each ends."""
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, but it must be at least 1")
+    if workers == 1:
+        yield from ((notebook, *rerun(notebook, runs, parameters)) for notebook in chosen)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        started = {pool.submit(rerun, notebook, runs, parameters): notebook for notebook in chosen}
+        yield from ((started[future], *future.result()) for future in as_completed(started))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends those that run, and starts no others
