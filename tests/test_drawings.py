@@ -220,14 +220,16 @@ def test_gumbel_figure_tells_shares_means_and_the_exact_gradient():
         share = float(title.split("\n")[1].split("%")[0]) / 100
         assert share == pytest.approx(p_on, abs=0.03)  # whatever the temperature
         assert axes.lines[0].get_xdata()[0] == pytest.approx(p_on)
-    means, variances = [], []
+    means, deviations = [], []
     for axes in below:
         exact, mean = (line.get_xdata()[0] for line in axes.lines)
         assert exact == pytest.approx(p_on * (1 - p_on))
         means.append(mean)
-        variances.append(float(axes.get_title().removeprefix("gradient: variance ")))
+        deviations.append(float(axes.get_title().removeprefix("standard deviation ")))
+        assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(100)  # no draw is left out
     assert abs(means[0] - p_on * (1 - p_on)) < 0.02 < abs(means[1] - p_on * (1 - p_on))  # cold: no bias
-    assert variances[0] > 10 * variances[1]  # and a large variance
+    assert deviations[0] > 5 * deviations[1]  # and a large deviation
+    assert below[0].get_xlim() == below[1].get_xlim()
 
 
 def test_curves_figure_has_a_panel_a_metric_and_a_line_a_run():

@@ -223,33 +223,34 @@ def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: T
 def gumbel_figure(temperatures: Sequence[float], difference: float, draws: int, seed: int) -> Figure:
     """Decisions sampled at each temperature, and the gradient that training gets through them; a column each.
 
-    Above: the soft decisions. Below: d decision / d (on - off), against the gradient of P(on) that it stands for.
-    The logits' `difference` is on minus off.
+    Above: the soft decisions. Below: d decision / d (on - off), against the gradient of P(on) that it stands for; what
+    is smaller than 0.001 is in the first bar. Rows share their axes. The logits' `difference` is on minus off.
     """
     noise = gumbel_noise(torch.Size((draws, 2, 1, 1)), generator(seed, "drawing-gumbel"))
     p_on = torch.sigmoid(torch.tensor(difference, dtype=torch.float64)).item()
-    figure = Figure(figsize=(3.1 * len(temperatures) + 0.5, 4.4), layout="constrained")
-    grid = figure.subplots(2, len(temperatures), squeeze=False)
+    figure = Figure(figsize=(2.4 * len(temperatures) + 0.4, 4.8), layout="constrained")
+    grid = figure.subplots(2, len(temperatures), squeeze=False, sharex="row", sharey="row")
     for temperature, (above, below) in zip(temperatures, grid.T, strict=True):
         logits = torch.tensor([0.0, difference]).view(1, 2, 1, 1).repeat(draws, 1, 1, 1).requires_grad_()
         values = decide(logits, temperature, noise)
         (gradients,) = torch.autograd.grad(values.sum(), logits)
         values, gradient = values.detach().flatten(), gradients[:, 1].flatten()
-        share = (values > 0.5).float().mean()
-        above.set_title(f"temperature {temperature:.3g}\n{share:.0%} of decisions are on", fontsize=9)
-        below.set_title(f"gradient: variance {gradient.var():.2g}", fontsize=9)
-        for axes, drawn, most, name, exact, words in (
-            (above, values, 1, "P(on)", p_on, "decision"),
-            (below, gradient, 0.25 / temperature, "exact", p_on * (1 - p_on), "d decision / d (on - off)"),
+        share = 100 * (values > 0.5).float().mean()
+        above.set_title(f"temperature {temperature:.3g}\n{share:.0f} % of decisions on", fontsize=10)
+        below.set_title(f"standard deviation {gradient.std():.2g}", fontsize=10)
+        for axes, drawn, bins, name, exact, words in (
+            (above, values, np.linspace(0, 1, 21), "P(on)", p_on, "decision"),
+            (below, gradient, np.geomspace(1e-3, 5, 21), "exact", p_on * (1 - p_on), "gradient"),
         ):
-            axes.hist(drawn.numpy(), 40, range=(0, most), color="#7fb3d5", log=axes is below)
-            axes.axvline(exact, color="black", label=f"{name} {exact:.3f}")
-            axes.axvline(drawn.mean().item(), color="#d08a00", ls="--", label=f"mean {drawn.mean():.3f}")
-            axes.set_xlabel(words, fontsize=9)
-            axes.tick_params(labelsize=8)
-            axes.minorticks_off()
-            axes.legend(fontsize=8)
-    figure.supylabel("samples (below: log scale)", fontsize=9)
+            inside, each = drawn.numpy().clip(bins[0], bins[-1]), np.full(draws, 100 / draws)
+            axes.hist(inside, bins, weights=each, color="#7fb3d5")
+            axes.axvline(exact, color="black", label=f"{name} {exact:.2f}")
+            axes.axvline(drawn.mean().item(), color="#d08a00", ls="--", label=f"mean {drawn.mean():.2f}")
+            axes.set_xlabel(words, fontsize=10)
+            axes.margins(y=0.5)  # room for the legend
+            axes.legend(fontsize=9, loc="upper left" if axes is below else "upper center", framealpha=1)
+        below.set(xscale="log", xticks=(1e-3, 1e-2, 0.1, 1), xticklabels=("≤0.001", "0.01", "0.1", "1"))
+    figure.supylabel("draws (%)", fontsize=10)
     return figure
 
 
