@@ -15,11 +15,12 @@ reproduce: $(INSTALLED) ## Run the whole notebook series: every figure and table
 	$(BIN)/adavipro reproduce
 
 results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew: hours; goes on where it was stopped
-	$(BIN)/python tools/make_results.py tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
+	$(BIN)/python tools/make_results.py tune --method vp --out data/results/search_vp.csv
 	$(BIN)/python tools/make_results.py tune --method adavipro --out data/results/search_adavipro.csv
 	$(BIN)/python tools/make_results.py studies --out data/results/embedded.csv
+	$(BIN)/python tools/make_results.py epochs --out data/results/epochs.csv
+	$(BIN)/python tools/make_results.py controls --out data/results/controls.csv
 	$(BIN)/python tools/make_results.py baselines --out data/results/baselines.csv
-	$(BIN)/adavipro sweep tables/embedded_controls.yaml --seeds 0 1 --out data/results/controls.csv
 	$(BIN)/python tools/make_results.py photographs --out data/results/photographs.csv
 	$(BIN)/python docs/fill.py
 
@@ -31,7 +32,7 @@ notebooks: $(INSTALLED) ## Execute the notebooks as they stand and take over the
 docs: $(INSTALLED) ## Build the site from README, docs and the notebooks' committed outputs: build/site/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/site.trees . build/site
 
-pretrain: $(INSTALLED) ## Train the small CLIP under clutter, tools/next/small_clip, anew
+pretrain: $(INSTALLED) ## Train the small CLIP, data/small_clip, anew: an hour
 	$(BIN)/python tools/pretrain.py
 
 bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write benchmarks/: nothing else should run

@@ -80,6 +80,8 @@ class Experiment(Settings):
         given = {**self.flat(), **settings}
         if settings.get("warmup_share") is not None and "warmup_steps" not in settings:
             given["warmup_steps"] = None
+        if settings.get("temperature_end") is not None and "temperature_gamma" not in settings:
+            given["temperature_gamma"] = None
         if self.network.model != given["model"] and "label_mapping" not in settings:
             given["label_mapping"] = None
         groups: dict[str, Any] = {name: picked(kind, given) for name, kind in GROUPS.items()}
@@ -103,9 +105,7 @@ class Experiment(Settings):
             left_out = group["prompt"] | group["masks"] | group["recipe"] - _OF_FINE_TUNING
         elif self.method == "vp":
             left_out = left_out | group["masks"] | _OF_GENERATOR | _OF_TEMPERATURE
-        elif self.masks.where == "gumbel":
-            left_out = left_out | {"temperature_gamma" if self.recipe.temperature_end else "temperature_end"}
-        else:
+        elif self.masks.where != "gumbel":
             left_out = left_out | _OF_TEMPERATURE | {"hard"}
             if self.masks.where == "random":
                 left_out = left_out | _OF_GENERATOR | group["masks"] - {"where", "region_px", "random_share"}
@@ -136,8 +136,9 @@ RECIPES = ("paper", "ours")
 # A real network on real photographs, on a laptop. From first tries, not searched yet.
 PHOTOGRAPHS: dict[str, Any] = {
     "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3, "batch_size": 32,
-    "prompt_lr": 10.0, "generator_lr": 0.1,
+    "prompt_lr": 10.0, "generator_lr": 0.1, "temperature_gamma": 0.4,
 }  # fmt: skip
+EMBEDDED_FINE_TUNING: dict[str, Any] = {"epochs": 5}
 PHOTOGRAPHS_FINE_TUNING: dict[str, Any] = {"learning_rate": 3e-4}  # a usual value, not tuned
 # The paper's and VP's recipe, word for word; its data set is the smallest of the nine to download.
 PAPER: dict[str, Any] = {
@@ -148,7 +149,7 @@ PAPER: dict[str, Any] = {
 # Where we would leave it; docs/choices.md says why. Not measured on CLIP yet.
 OURS: dict[str, Any] = {
     "epochs": 100, "warmup_share": 0.05, "warmup_steps": None, "precision": "bfloat16", "temperature_end": 0.1,
-    "standardise": True,
+    "temperature_gamma": None, "standardise": True,
 }  # fmt: skip
 # The paper gives no recipe of its fine-tuning: usual values, not tuned.
 PAPER_FINE_TUNING: dict[str, Any] = {
@@ -161,6 +162,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vp-random-patch": ("vp", {"prompt_kind": "random-patch"}),
     "random-masks": ("adavipro", {"where": "random"}),
     "soft-masks": ("adavipro", {"where": "sigmoid"}),
+    "untrained-masks": ("adavipro", {"generator_lr": 0.0}),
 }
 
 
@@ -195,10 +197,13 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
         raise SettingError(f"recipe is {recipe!r}, but the {world} world has one recipe only: leave it out")
     method, variant = VARIANTS.get(method, (method, {}))
     values: dict[str, Any] = {"method": method}
+    if world == "embedded":
+        values |= EMBEDDED_FINE_TUNING if method == "fine-tune" else {}
     if world == "photographs":
         values |= PHOTOGRAPHS | (PHOTOGRAPHS_FINE_TUNING if method == "fine-tune" else {})
         if isinstance(shots := changes.get("shots"), int) and shots > 0:  # each class is shown 400 times
-            values |= {"epochs": max(values["epochs"], round(400 / shots)), "temperature_end": 0.1}
+            falls = {"temperature_end": 0.1, "temperature_gamma": None}
+            values |= {"epochs": max(values["epochs"], round(400 / shots)), **falls}
     if world == "paper":
         values |= PAPER | (OURS if recipe == "ours" else {})
         values |= PAPER_FINE_TUNING if method == "fine-tune" else {}

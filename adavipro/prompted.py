@@ -293,7 +293,7 @@ def fit(
         folder: where checkpoints are saved, from which a call that was stopped goes on; None: nowhere.
         watch: called after each epoch with the method and the metrics so far.
         settings: any setting of `Prompt`, `Masks` and `Recipe`. Frame and regions are by default those of the paper in
-            share of the image (30 and 32 of 224 px), and the temperature falls to 0.1 over the run.
+            share of the image (30 and 32 of 224 px).
 
     Raises:
         ValueError: if a setting, the network and the data do not fit each other, before any training.
@@ -308,8 +308,7 @@ def fit(
     train_split = as_split(train, image_px)
     image_px = train_split.images.shape[-1]
     defaults = {"prompt_px": max(1, round(image_px * 30 / 224)), "region_px": _region_px(image_px)}
-    falls = {} if settings.keys() & {"temperature_end", "temperature_gamma"} else {"temperature_end": 0.1}
-    given: dict[str, Any] = {**defaults, **falls, **settings}
+    given: dict[str, Any] = {**defaults, **settings}
     prompt, masks, recipe = picked(Prompt, given), picked(Masks, given), picked(Recipe, given)
     check_where(method, masks)
     names = class_names if class_names is not None else folder_class_names(train)

@@ -82,18 +82,20 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
 class Recipe(Settings):
     """How to train. The defaults are ours, found on validation in the small world; the paper's are in `experiment`."""
 
-    epochs: int = setting(5, "passes over the training images (VP: 1000)", low=1)
+    epochs: int = setting(20, "passes over the training images (VP: 1000)", low=1)
     batch_size: int = setting(64, "images in a step (the paper: 256)", low=1)
     prompt_lr: float = setting(4.0, "learning rate of the template (the paper: 40)", low=0)
-    generator_lr: float = setting(0.1, "learning rate of the mask generator (the paper: 1)", low=0)
+    generator_lr: float = setting(0.01, "learning rate of the mask generator (the paper: 1)", low=0)
     momentum: float = setting(0.9, "momentum of SGD for the template", low=0, high=0.9999)
     generator_momentum: float = setting(0.9, "momentum of SGD for the mask generator", low=0, high=0.9999)
     warmup_share: float | None = setting(0.05, "warm-up as a share of the run; none: by steps", low=0, high=1)
     warmup_steps: int | None = setting(None, "steps of warm-up, instead of a share (VP: 1000)", low=0)
     temperature_start: float = setting(5.0, "Gumbel-Softmax temperature of the first epoch", above=0)
-    temperature_gamma: float = setting(0.4, "its factor after each epoch (the paper: 0.98)", above=0, high=1)
     temperature_end: float | None = setting(
-        None, "temperature of the last epoch, instead of a factor: the fall is spread over the run", above=0
+        0.1, "temperature of the last epoch: the fall is spread over the run; none: by a factor", above=0
+    )
+    temperature_gamma: float | None = setting(
+        None, "its factor after each epoch, instead of an end (the paper: 0.98)", above=0, high=1
     )
     temperature_floor: float = setting(0.1, "least temperature", above=0)
 
@@ -103,6 +105,10 @@ class Recipe(Settings):
             raise SettingError("warmup_share and warmup_steps are both none: give one, 0 for no warm-up")
         if self.warmup_steps is not None:  # the one that was asked for counts
             object.__setattr__(self, "warmup_share", None)
+        if self.temperature_end is None and self.temperature_gamma is None:
+            raise SettingError("temperature_end and temperature_gamma are both none: give one")
+        if self.temperature_gamma is not None:
+            object.__setattr__(self, "temperature_end", None)
         for name in ("temperature_end", "temperature_floor"):
             if (value := getattr(self, name)) is not None and value > self.temperature_start:
                 told = f"but a temperature falls, and temperature_start is {self.temperature_start}"
@@ -117,12 +123,13 @@ def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> floa
 
 
 def temperature_at(epoch: int, recipe: Recipe) -> float:
-    """Temperature of an epoch: start * gamma^epoch, or spread from start to end; never under the floor."""
-    value = recipe.temperature_start * recipe.temperature_gamma**epoch
+    """Temperature of an epoch: spread from start to end, or start * gamma^epoch; never under the floor."""
     if recipe.temperature_end is not None:
-        ratio = recipe.temperature_end / recipe.temperature_start
-        value = recipe.temperature_start * ratio ** (epoch / max(1, recipe.epochs - 1))
-    return max(recipe.temperature_floor, value)
+        share = (recipe.temperature_end / recipe.temperature_start) ** (epoch / max(1, recipe.epochs - 1))
+    else:
+        assert recipe.temperature_gamma is not None  # the recipe has one of the two
+        share = recipe.temperature_gamma**epoch
+    return max(recipe.temperature_floor, recipe.temperature_start * share)
 
 
 def steps_an_epoch(recipe: Recipe, images: int) -> int:

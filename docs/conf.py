@@ -30,7 +30,6 @@ notebooks/[0-9]*
 
 docs/*
 data/*/README
-tools/next/*/README
 benchmarks/README
 SECURITY
 CHANGELOG
@@ -54,7 +53,6 @@ include_patterns = [
     "docs/*.md",
     "notebooks/[0-9]*.ipynb",
     "data/*/README.md",
-    "tools/next/*/README.md",
     "benchmarks/*.md",
 ]
 exclude_patterns = [".*", "build", "runs", "**/.ipynb_checkpoints"]

@@ -19,10 +19,9 @@ from torch import Generator, Tensor, nn
 # The recipe, as by default in `adavipro run`: change it here.
 PROMPT_PX, START_STD = 8, 1.0  # of the frame: its width, and the standard deviation of its start values
 REGION_PX, WIDTH, ON_BIAS = 8, 16, 0.0  # of the masks: side of a region, channels, start of the bias for on
-EPOCHS, BATCH_SIZE, WARMUP_SHARE = 5, 64, 0.05  # the warm-up is a share of all steps
-PROMPT_LR, PROMPT_MOMENTUM, GENERATOR_LR, GENERATOR_MOMENTUM = 4.0, 0.9, 0.1, 0.9  # of SGD
-TEMPERATURE_START, TEMPERATURE_GAMMA, TEMPERATURE_FLOOR = 5.0, 0.4, 0.1  # times gamma after each epoch
-TEMPERATURE_END: float | None = None  # give a number to end there, whatever the epochs; gamma is then unused
+EPOCHS, BATCH_SIZE, WARMUP_SHARE = 20, 64, 0.05  # the warm-up is a share of all steps
+PROMPT_LR, PROMPT_MOMENTUM, GENERATOR_LR, GENERATOR_MOMENTUM = 4.0, 0.9, 0.01, 0.9  # of SGD
+TEMPERATURE_START, TEMPERATURE_END = 5.0, 0.1  # of the first and of the last epoch
 
 IMAGE_PX = 56  # side of the images that the small CLIP takes, with these mean and deviation of each colour:
 MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
@@ -137,11 +136,8 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def temperature_of(epoch: int, epochs: int) -> float:
-    """Hot at first, for small and steady gradients; cold at the end, for decisions as hard as in use."""
-    gamma = TEMPERATURE_GAMMA
-    if TEMPERATURE_END is not None:
-        gamma = (TEMPERATURE_END / TEMPERATURE_START) ** (1 / max(1, epochs - 1))
-    return max(TEMPERATURE_FLOOR, TEMPERATURE_START * gamma**epoch)
+    """The temperature falls from start to end by one factor an epoch."""
+    return TEMPERATURE_START * (TEMPERATURE_END / TEMPERATURE_START) ** (epoch / max(1, epochs - 1))
 
 
 @torch.no_grad()

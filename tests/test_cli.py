@@ -41,12 +41,19 @@ def fails(words, capfd, code=2):
 
 def test_run_trains_and_prints_its_figures_and_its_folder(tmp_path, capsys):
     given = "run --dataset letters --method adavipro --prompt-px 15 --seed 3 -s epochs=1 -s batch_size=16"
-    given += " -s generator_width=8 -s temperature_end=none -s hard=false -s prompt_lr=1e-1"
+    given += " -s generator_width=8 -s temperature_end=none -s temperature_gamma=0.9 -s hard=false -s prompt_lr=1e-1"
     main([*given.split(), "--root", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
     result = json.loads((folder / "result.json").read_text())
     size = {"epochs": 1, "batch_size": 16, "generator_width": 8}
-    rest = {"temperature_end": None, "hard": False, "prompt_lr": 0.1, "prompt_px": 15, "seed": 3}
+    rest = {
+        "temperature_end": None,
+        "temperature_gamma": 0.9,
+        "hard": False,
+        "prompt_lr": 0.1,
+        "prompt_px": 15,
+        "seed": 3,
+    }
     assert result["key"] == preset("embedded", "adavipro", dataset="letters", **size, **rest).key()
     told = capsys.readouterr().out
     assert told.startswith(f"test accuracy: {100 * result['test_accuracy']:.1f} %\n")

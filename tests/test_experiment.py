@@ -151,7 +151,13 @@ def other(field, value):
         "pretrained": "openai",
         "dataset": "textures",
     }
-    chosen |= {"temperature_end": 0.5, "temperature_floor": 0.2, "warmup_steps": 7, "warmup_share": 0.75}
+    chosen |= {
+        "temperature_end": 0.5,
+        "temperature_gamma": 0.9,
+        "temperature_floor": 0.2,
+        "warmup_steps": 7,
+        "warmup_share": 0.75,
+    }
     chosen |= {"template": "{}", "shots": 2}
     if field.name in chosen:
         return chosen[field.name]
@@ -209,8 +215,8 @@ LEARNED_MASKS = {f.name for f in fields(Masks)} - {"where", "random_share", "har
         ("adavipro", {}, NETWORK | PROMPT | STEPS | GENERATOR | FALL | LEARNED_MASKS | {"hard"}),
         (
             "adavipro",
-            {"temperature_end": 0.1},
-            NETWORK | PROMPT | STEPS | GENERATOR | FALL - {"temperature_gamma"} | LEARNED_MASKS | {"hard"},
+            {"temperature_gamma": 0.5},
+            NETWORK | PROMPT | STEPS | GENERATOR | FALL | LEARNED_MASKS | {"hard"},
         ),
         ("soft-masks", {}, NETWORK | PROMPT | STEPS | GENERATOR | LEARNED_MASKS),
         ("random-masks", {"random_share": 0.5}, NETWORK | PROMPT | STEPS | {"region_px"}),
@@ -254,6 +260,9 @@ def test_paper_preset_is_the_papers_recipe():
     assert (r.epochs, r.warmup_steps, r.warmup_share) == (1000, 1000, None)
     assert (r.temperature_start, r.temperature_gamma, r.temperature_end) == (5, 0.98, None)
     assert run.network.template == "This is a photo of a {}"
+    ours = preset("paper", "adavipro", "ours").recipe
+    assert (ours.temperature_gamma, ours.temperature_end) == (None, 0.1)
+    assert run.changed(temperature_end=0.2).recipe.temperature_gamma is None
     assert preset("paper", "vp", "ours").recipe.warmup_share == 0.05
     assert preset("paper", "vp", warmup_share=0.1).recipe.warmup_steps is None
     for name in METHODS:

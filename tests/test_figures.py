@@ -73,7 +73,7 @@ def test_ablations_figure_shows_differences_with_their_intervals_and_the_recipe_
     figure = figures.ablations_figure(rows := results.read())
     assert [axes.get_title() for axes in figure.axes] == list(figures.ABLATION_PANELS.values())
     for axes, study in zip(figure.axes, figures.ABLATION_PANELS, strict=True):
-        table, own = tables.ablation(rows, study), str(studies.own_value(study))
+        table, own = tables.ablation(rows, study), studies.own_value(study)
         assert [label.get_text() for label in axes.get_xticklabels()] == list(table[study])
         for bar, value, difference in zip(axes.containers, table[study], table["difference"], strict=True):
             point, caps, _ = bar

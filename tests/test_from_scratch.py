@@ -71,12 +71,9 @@ def test_its_recipe_is_the_modules(scratch):
         "EPOCHS BATCH_SIZE WARMUP_SHARE": (recipe.epochs, recipe.batch_size, recipe.warmup_share),
         "PROMPT_LR PROMPT_MOMENTUM": (recipe.prompt_lr, recipe.momentum),
         "GENERATOR_LR GENERATOR_MOMENTUM": (recipe.generator_lr, recipe.generator_momentum),
-        "TEMPERATURE_START TEMPERATURE_FLOOR": (recipe.temperature_start, recipe.temperature_floor),
-        "TEMPERATURE_END": (recipe.temperature_end,),
+        "TEMPERATURE_START TEMPERATURE_END": (recipe.temperature_start, recipe.temperature_end),
     }.items():
         assert tuple(getattr(scratch, name) for name in names.split()) == values, names
-    if recipe.temperature_end is None:  # otherwise gamma is unused
-        assert recipe.temperature_gamma == scratch.TEMPERATURE_GAMMA
 
 
 def test_zero_shot_scores(scratch, classifier, drawn):
@@ -141,10 +138,10 @@ def test_learning_rate_of_each_step(scratch):
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 12])
-@pytest.mark.parametrize("end", [None, 0.1, 0.5])
+@pytest.mark.parametrize("end", [0.1, 0.5])
 def test_temperature_of_each_epoch(scratch, epochs, end):
-    scratch.TEMPERATURE_END, scratch.TEMPERATURE_GAMMA = end, 0.4
-    recipe = Recipe(epochs=epochs, temperature_gamma=0.4, temperature_end=end)
+    scratch.TEMPERATURE_END = end
+    recipe = Recipe(epochs=epochs, temperature_end=end)
     expected = [temperature_at(epoch, recipe) for epoch in range(epochs)]
     assert [scratch.temperature_of(epoch, epochs) for epoch in range(epochs)] == pytest.approx(expected)
 

@@ -208,67 +208,67 @@ def test_a_damaged_results_file_is_refused_before_any_run(change, told, tmp_path
 # --- What ships -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def searched() -> pd.DataFrame:
-    return tables.read_search("vp")
-
-
 @pytest.mark.parametrize("study", studies.STUDIES)
-def test_the_runs_of_a_study_are_the_rows_that_ship(study, searched):
-    own = ["dataset", "method", "prompt_px", "seed", *([] if study == "random_share" else ["value"])]
+def test_the_runs_of_a_study_are_the_rows_that_ship(study):
+    own = ["dataset", "method", "prompt_px", "seed", "value"]
     rows = results.of_studies(results.read(), study)
-    cells = shipped.runs_of(study, searched)
+    cells = shipped.runs_of(study)
     expected = rows.assign(prompt_px=rows["prompt_px"].fillna(0))[own].itertuples(index=False, name=None)
     found = []
     for label, run in cells:
         px = 0 if run.method == "zero-shot" else run.prompt.prompt_px
-        found.append((run.dataset, run.method, px, run.seed, results.spelled(label["value"]))[: len(own)])
+        found.append((run.dataset, run.method, px, run.seed, results.spelled(label["value"])))
         assert label["study"] == study
     assert sorted(found) == sorted(expected)
     assert len({run for _, run in cells}) == len(cells)
 
 
-def test_the_embedded_table_is_the_main_study(searched):
-    assert of_file("embedded").cells() == shipped.runs_of("main", searched)
+def test_the_embedded_table_is_the_main_study():
+    assert of_file("embedded").cells() == shipped.runs_of("main")
 
 
-def test_studies_change_their_setting_alone(searched):
-    own = experiment.preset("embedded", "adavipro")
+def test_studies_change_their_setting_alone():
     for study in studies.STUDIES:
-        for label, run in shipped.runs_of(study, searched):
+        for label, run in shipped.runs_of(study):
             cell = {"dataset": run.dataset, "prompt_px": run.prompt.prompt_px, "seed": run.seed}
-            changes = {} if study in ("main", "random_share") else {study: label["value"]}
-            if study == "vp-tuned":
-                changes = {"prompt_lr": label["value"]}
-            if study == "epochs":  # the last epoch is as cold, whatever their number
-                changes["temperature_gamma"] = gamma = run.recipe.temperature_gamma
-                assert gamma**run.recipe.epochs == pytest.approx(0.4**own.recipe.epochs, rel=0.01)
+            changes = {} if study == "main" else shipped.FIRST_RECIPE
+            if study in studies.ABLATIONS:
+                changes = {study: studies.ablation_value(study, label["value"])}
             assert run == experiment.preset("embedded", run.method, **cell, **changes)
 
 
-def test_vp_is_tuned_by_the_best_mean_on_validation_and_of_equals_takes_the_larger_rate():
-    rows = [
-        (px, rate, a) for px in studies.FRAMES_PX.values() for rate, a in ((1.0, 0.5), (1.0, 0.7), (2.0, 0.6))
-    ]
-    found = pd.DataFrame([*rows, (28, 4.0, 0.61)], columns=["prompt_px", "prompt_lr", "val_accuracy"])
-    rates = {(run.prompt.prompt_px, run.recipe.prompt_lr) for _, run in shipped.runs_of("vp-tuned", found)}
-    assert rates == {(1, 2.0), (8, 2.0), (15, 2.0), (23, 2.0), (28, 4.0)}
+def test_the_recipe_is_what_its_search_picked():
+    for method in shipped.SEARCH:
+        own = experiment.preset("embedded", method).flat()
+        picked = shipped.picked(tables.read_search(method))
+        assert set(picked) == set(shipped.SEARCH[method][0])
+        assert picked == {name: own[name] for name in picked}
+
+
+def test_of_recipes_within_a_standard_error_of_the_best_the_smallest_rate_with_masks_alive_is_picked():
+    means = {1.0: (0.60, 0.62), 2.0: (0.66, 0.68), 4.0: (0.67, 0.69), 8.0: (0.675, 0.695), 16.0: (0.9, None)}
+    rows = pd.DataFrame(
+        [(rate, seed, mean, 0.5) for rate, both in means.items() for seed, mean in enumerate(both) if mean],
+        columns=["prompt_lr", "seed", "val_accuracy", "share_on"],
+    ).assign(method="adavipro")
+    assert shipped.picked(rows) == {"prompt_lr": 4.0}  # an error of 0.01: 2 is too far, 16 has one seed
+    rows.loc[rows["prompt_lr"] == 4, "share_on"] = [0.5, 0.99]
+    assert shipped.picked(rows) == {"prompt_lr": 8.0}
+    assert shipped.picked(rows.assign(method="vp")) == {"prompt_lr": 4.0}  # its frame is always on
 
 
 def test_a_search_tries_every_recipe_and_the_best_again_with_the_other_seeds(tmp_path):
     """From the rows that ship: no run is made again, on whatever machine it was made."""
-    for method in studies.SEARCH:
+    for method in shipped.SEARCH:
         out = tmp_path / f"{method}.csv"
         rows = tables.read_search(method)
-        runs.write_rows(out, rows[rows["prompt_px"] == 8].sample(frac=1, random_state=0))
+        runs.write_rows(out, rows.sample(frac=1, random_state=0))
         book = shipped.Results(out, tmp_path / "runs")
-        shipped.search(book, method, 8)
+        shipped.search(book, method)
         book.close()
         assert not (tmp_path / "runs").exists()
         again = tables.read_search(method, out)
-        by_key = [
-            found.sort_values("key", ignore_index=True) for found in (again, rows[rows["prompt_px"] == 8])
-        ]
+        by_key = [found.sort_values("key", ignore_index=True) for found in (again, rows)]
         pd.testing.assert_frame_equal(*by_key)
         ranked = tables.ranking(again)
         assert set(again["seed"]) == set(studies.SEARCH_SEEDS)

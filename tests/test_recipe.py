@@ -114,7 +114,7 @@ def test_temperature_falls_by_a_factor_an_epoch_down_to_the_floor():
 
 
 def test_temperature_spread_over_the_run_goes_from_start_to_end_by_one_factor():
-    recipe = Recipe(epochs=20, temperature_start=4, temperature_end=0.5, temperature_gamma=0.1)
+    recipe = Recipe(epochs=20, temperature_start=4, temperature_end=0.5)
     ours = [temperature_at(epoch, recipe) for epoch in range(20)]
     assert (ours[0], ours[-1]) == pytest.approx((4, 0.5))
     assert [b / a for a, b in pairwise(ours)] == pytest.approx([(1 / 8) ** (1 / 19)] * 19)
@@ -123,6 +123,12 @@ def test_temperature_spread_over_the_run_goes_from_start_to_end_by_one_factor():
 def test_spread_temperature_keeps_the_floor_and_a_run_of_one_epoch_its_start():
     assert temperature_at(9, Recipe(epochs=10, temperature_end=0.01)) == 0.1
     assert temperature_at(0, Recipe(epochs=1, temperature_end=0.5)) == 5
+
+
+def test_a_factor_is_instead_of_an_end_and_one_of_the_two_is_needed():
+    assert Recipe(temperature_gamma=0.9).temperature_end is None
+    with pytest.raises(SettingError, match="temperature_end and temperature_gamma are both none: give one"):
+        Recipe(temperature_end=None)
 
 
 @pytest.mark.parametrize("name", ["temperature_end", "temperature_floor"])

@@ -83,7 +83,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("conf.py", "site.css"):
         shutil.copy(TOP / "docs" / name, tmp_path / "docs")
     pages = ("SECURITY.md", "docs/effects.md", "data/small_clip/README.md", "benchmarks/README.md")
-    for name in (*pages, "tools/next/small_clip/README.md"):
+    for name in (*pages, "data/small_clip/README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("# A page\n")
     notebook = sample()

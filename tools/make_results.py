@@ -1,7 +1,9 @@
-"""Make the results that ship in data/results anew: the search of recipes, the main grid and its ablations, baselines.
+"""Make the results that ship in data/results anew: the search of recipes, the main grid and its studies, baselines.
 
-    python tools/make_results.py tune --method vp --prompt-px 8 1 15 23 28 --out data/results/search_vp.csv
+    python tools/make_results.py tune --method vp --out data/results/search_vp.csv
     python tools/make_results.py studies --out data/results/embedded.csv
+    python tools/make_results.py controls --out data/results/controls.csv
+    python tools/make_results.py epochs --out data/results/epochs.csv
     python tools/make_results.py baselines --out data/results/baselines.csv
     python tools/make_results.py tune --world photographs --method vp --out data/results/search_photographs_vp.csv
     python tools/make_results.py photographs --out data/results/photographs.csv
@@ -33,17 +35,34 @@ from adavipro.sweeps.grids import RANDOM, TABLES, WITHOUT_SEED, Cell, Grid, as_r
 from adavipro.sweeps.runs import Row, work_on, write_rows
 
 NAMES, WIDTHS = list(CLASS_NAMES), list(studies.FRAMES_PX.values())
-# At the frame of 30 px; VP's published rate is 40.
-PHOTOGRAPHS_SEARCH: dict[str, dict[str, list[Any]]] = {
-    "vp": {"prompt_lr": [2.5, 10.0, 40.0], "epochs": [3, 5]},
-    "adavipro": {
-        "prompt_lr": [10.0, 40.0],
-        "generator_lr": [0.01, 0.1],
-        "on_bias": [0.0, 2.0],
-        "epochs": [3, 5],
-    },
+# What each method's search tries at the narrow frame: every combination of each of these grids with the first seed, the
+# best of all with the other.
+SEARCH: dict[str, list[dict[str, list[Any]]]] = {
+    "vp": [
+        {"epochs": [5, 10], "prompt_lr": [4.0, 8.0]},
+        {"epochs": [20], "prompt_lr": [2.0, 4.0, 8.0, 16.0, 32.0]},
+    ],
+    "adavipro": [
+        {"epochs": [5, 10], "prompt_lr": [4.0], "generator_lr": [0.003], "on_bias": [2.0]},
+        {"epochs": [20], "prompt_lr": [4.0], "generator_lr": [0.001, 0.03, 0.1], "on_bias": [2.0]},
+        {"epochs": [20], "prompt_lr": [4.0, 8.0], "generator_lr": [0.003, 0.01], "on_bias": [0.0, 2.0]},
+        {"epochs": [20], "prompt_lr": [8.0], "generator_lr": [0.001], "on_bias": [2.0]},
+        {"epochs": [20], "prompt_lr": [16.0], "generator_lr": [0.01], "on_bias": [2.0]},
+    ],
 }
+# At the frame of 30 px; VP's published rate is 40.
+PHOTOGRAPHS_SEARCH: dict[str, list[dict[str, list[Any]]]] = {
+    "vp": [{"epochs": [3, 5], "prompt_lr": [2.5, 10.0, 40.0]}],
+    "adavipro": [
+        {"epochs": [3, 5], "prompt_lr": [10.0, 40.0], "generator_lr": [0.01, 0.1], "on_bias": [0.0, 2.0]}
+    ],
+}
+# What the small CLIP's recipe was before it was searched over epochs: what its predecessor's results had.
+FIRST_RECIPE: dict[str, Any] = {
+    "epochs": 5, "prompt_lr": 4.0, "generator_lr": 0.1, "temperature_gamma": 0.4,
+}  # fmt: skip
 FINAL_MARGIN = 0.01  # of accuracy
+MEASURED_BY_EPOCH = ("temperature", "logit_gap", "flips", "soft", "share_on")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of fine-tuning; validation picked one for all data sets
 
 
@@ -116,70 +135,74 @@ class Results:
         write_rows(self.out, self.rows)
 
 
-def search(book: Results, method: str, prompt_px: int, world: str = "embedded") -> None:
-    """Search a method's recipe on validation, in two rounds.
+def search(book: Results, method: str, world: str = "embedded") -> None:
+    """Search a method's recipe on validation, in two rounds, at the narrow frame.
 
     All candidates run with the first search seed; those whose mean over data sets is within FINAL_MARGIN of the best
-    then run with the others; at other widths than the default, which pick no recipe, the first round does.
+    then run with the others.
     """
-    space = (studies.SEARCH if world == "embedded" else PHOTOGRAPHS_SEARCH)[method]
+    grids = (SEARCH if world == "embedded" else PHOTOGRAPHS_SEARCH)[method]
     names = NAMES if world == "embedded" else list(photographs.FIND)
+    recipes = [dict(zip(g, values, strict=True)) for g in grids for values in itertools.product(*g.values())]
 
-    def validate(seeds: Iterable[int], recipes: Iterable[tuple[Any, ...]]) -> list[Row]:
-        settings: list[Row] = [dict(zip(space, recipe, strict=True)) for recipe in recipes]
-        base = preset(world, method, prompt_px=prompt_px)
-        places = itertools.product(seeds, settings, names)
+    def validate(seeds: Iterable[int], recipes: Iterable[Row]) -> list[Row]:
+        base = preset(world, method)
+        places = itertools.product(seeds, recipes, names)
         runs = [base.changed(dataset=name, seed=seed, **own) for seed, own, name in places]
         return book.make("validate", [Cell({}, run) for run in runs])
 
     first, *others = studies.SEARCH_SEEDS
-    rows = validate([first], itertools.product(*space.values()))
-    if rows and prompt_px in (studies.NARROW_PX, tables.SHOTS_PX):
-        ranked = tables.ranking(pd.DataFrame(rows))
-        best = ranked[ranked["mean"] >= ranked["mean"][0] - FINAL_MARGIN]
-        validate(others, best[list(space)].itertuples(index=False))
+    rows = pd.DataFrame(validate([first], recipes))
+    means = rows.groupby([*grids[0]])["val_accuracy"].mean()
+    best = [own for own in recipes if means[tuple(own.values())] >= means.max() - FINAL_MARGIN]
+    validate(others, best)
 
 
-def runs_of(study: str, search: pd.DataFrame) -> list[Cell]:
-    """List the runs of one of STUDIES.
+def picked(rows: pd.DataFrame) -> Row:
+    """The recipe that a search picks: of those within a standard error of the best mean, the smallest prompt rate.
 
-    Args:
-        search: rows of VP's search on validation, at every width: the best mean picks its tuned rates.
+    The standard error is that of a mean over data sets and seeds, pooled over the recipes that ran with all seeds. A
+    larger rate would weaken a method at wide frames. A recipe of AdaViPro's counts if no run's masks are collapsed,
+    under 5 or over 95 % on; of equal rates the one with the better mean is taken.
     """
+    settings = [name for name in studies.SEARCHED if name in rows]
+    if (rows["method"] == "adavipro").all():
+        lost = (
+            rows.assign(lost=~rows["share_on"].between(0.05, 0.95)).groupby(settings)["lost"].transform("any")
+        )
+        rows = rows[~lost]
+    by_seed = rows.groupby([*settings, "seed"])["val_accuracy"].mean().unstack("seed").dropna()
+    error = (by_seed.var(axis=1).mean() / by_seed.shape[1]) ** 0.5
+    means = by_seed.mean(axis=1)
+    near = means[means >= means.max() - error].rename("mean").reset_index()
+    best = near.sort_values(["prompt_lr", "mean"], ascending=[True, False]).iloc[0]
+    return {name: best[name] for name in settings}
+
+
+def runs_of(study: str) -> list[Cell]:
+    """List the runs of one of STUDIES."""
 
     def cells(methods: list[str], px: list[int], seeds: Sequence[int], **values: list[Any]) -> list[Cell]:
         made = Grid(study, NAMES, methods, px, list(seeds), "embedded", values=values).cells()
         return [Cell({**label, "study": study}, run) for label, run in made]
 
-    full = [studies.FULL_PX]
     if study == "main":
         return cells(["zero-shot", "vp", "adavipro"], WIDTHS, studies.REPORT_SEEDS)
-    if study == "vp-tuned":
-        means = search.groupby(["prompt_px", "prompt_lr"])["val_accuracy"].mean().reset_index()
-        best = means.sort_values(["val_accuracy", "prompt_lr"]).groupby("prompt_px")["prompt_lr"].last()
-        at_width = [cells(["vp"], [px], studies.ABLATION_SEEDS, prompt_lr=[float(best[px])]) for px in WIDTHS]
-        return list(itertools.chain(*at_width))
-    if study == "random_share":
-        return cells([RANDOM], full, studies.ABLATION_SEEDS)
-    if study in studies.SENSITIVITY:
-        own = preset("embedded", "adavipro").recipe
-
-        def as_cold(run: Experiment) -> Experiment:  # in the last epoch, whatever their number
-            share = own.epochs / run.recipe.epochs
-            return run.changed(temperature_gamma=round(own.temperature_gamma**share, 3))
-
-        values = {study: studies.SENSITIVITY[study]}
-        found = cells(["vp", "adavipro"], full, studies.FEW_SEEDS, **values)
-        return [Cell(label, as_cold(run)) for label, run in found]
-    seeds = studies.FEW_SEEDS if len(studies.ABLATIONS[study]) > 2 else studies.ABLATION_SEEDS
-    return cells(["adavipro"], full, seeds, **{study: studies.ABLATIONS[study]})
+    if study == "first-recipe":
+        made = cells(["vp", "adavipro"], WIDTHS, studies.FEW_SEEDS)
+        return [Cell(label, run.changed(**FIRST_RECIPE)) for label, run in made]
+    varied: list[Cell] = []
+    for text, value in studies.ABLATIONS[study].items():
+        if text != studies.own_value(study):  # those are the main grid's
+            made = cells(["adavipro"], [studies.FULL_PX], studies.FEW_SEEDS, **{study: [value]})
+            varied += [Cell({**label, "value": text}, run) for label, run in made]
+    return varied
 
 
-def make_studies(book: Results, search: pd.DataFrame, keep: Mapping[str, Sequence[Any] | None]) -> None:
+def make_studies(book: Results, keep: Mapping[str, Sequence[Any] | None]) -> None:
     """Make the results that ship, study by study.
 
     Args:
-        search: rows of VP's search on validation, at every width.
         keep: only these `studies` (beside the main grid), `datasets`, `prompt_px` or `seeds`; None: all.
     """
     for wrong in (name for name in keep.get("studies") or () if name not in studies.STUDIES):
@@ -187,16 +210,33 @@ def make_studies(book: Results, search: pd.DataFrame, keep: Mapping[str, Sequenc
     main = Grid("main", NAMES, ["zero-shot"], WIDTHS, list(studies.REPORT_SEEDS), "embedded")
     kept = main.narrowed({name: keep.get(name) for name in ("datasets", "prompt_px", "seeds")})
     for study in dict.fromkeys(["main", *(keep.get("studies") or studies.STUDIES)]):
-        cells = [cell for cell in runs_of(study, search) if cell.run.dataset in kept.datasets]
+        cells = [cell for cell in runs_of(study) if cell.run.dataset in kept.datasets]
         at = [c for c in cells if c.run.seed in kept.seeds and c.run.prompt.prompt_px in kept.prompt_px]
         wanted = [cell for cell in cells if cell in at or cell.run.method in WITHOUT_SEED]
         print(f"{study}: {len(wanted)} runs", flush=True)
         book.report(wanted)
 
 
+def gather_epochs(root: Path) -> list[Row]:
+    """How far the noise reached in each epoch of AdaViPro's runs of the main grid at both ends, from their folders."""
+    rows: list[Row] = []
+    for _, run in runs_of("main"):
+        metrics = run.folder(root) / "metrics.csv"
+        if run.method == "adavipro" and run.prompt.prompt_px in studies.ENDS_PX and metrics.exists():
+            told = {
+                "dataset": run.dataset,
+                "prompt_px": run.prompt.prompt_px,
+                "seed": run.seed,
+                "key": run.key(),
+            }
+            history = pd.read_csv(metrics)[["epoch", *MEASURED_BY_EPOCH]].round(5)
+            rows += [told | line for line in history.to_dict("records")]
+    return rows
+
+
 def make_baselines(book: Results) -> None:
     """Make the shipped results of baselines: rows of the studies "main", and "search", of fine-tuning's rate."""
-    grid = Grid("1", NAMES, ["linear-probe", "fine-tune"], WIDTHS, list(studies.ABLATION_SEEDS), "embedded")
+    grid = Grid("1", NAMES, ["linear-probe", "fine-tune"], WIDTHS, list(studies.REPORT_SEEDS[:3]), "embedded")
     cells = [Cell({"study": "main"}, run) for _, run in grid.cells()]
     for seed, rate, name in itertools.product(studies.SEARCH_SEEDS, LEARNING_RATES, NAMES):
         run = preset("embedded", "fine-tune", dataset=name, seed=seed, learning_rate=rate)
@@ -210,38 +250,47 @@ def make_photographs(book: Results) -> None:
         book.report(read(TABLES / f"{name}.yaml").cells())
 
 
+def make_controls(book: Results) -> None:
+    """Make the shipped results of other answers to "where"."""
+    book.report(read(TABLES / "embedded_controls.yaml").cells())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and do what it asks for; what fails ends it with the sentences and code 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("tune", "studies", "baselines", "photographs"))
+    parser.add_argument("what", choices=("tune", "studies", "controls", "epochs", "baselines", "photographs"))
     parser.add_argument("--out", type=Path, required=True, help="results file")
     parser.add_argument(
         "--root", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
     )
     parser.add_argument("--workers", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--world", choices=("embedded", "photographs"), default="embedded", help="of tune")
-    parser.add_argument("--method", choices=tuple(studies.SEARCH), help="of tune")
-    parser.add_argument("--prompt-px", nargs="+", type=int, help="of tune and studies: only these widths")
+    parser.add_argument("--method", choices=tuple(SEARCH), help="of tune")
+    parser.add_argument("--prompt-px", nargs="+", type=int, help="of studies: only these widths")
     parser.add_argument("--studies", nargs="+", help="of studies: only these beside the main grid")
     parser.add_argument("--datasets", nargs="+", help="of studies: only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
     args = parser.parse_args(argv)
+    if args.what == "epochs":
+        write_rows(args.out, gather_epochs(args.root))
+        return
     book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
-    if args.what == "studies":
-        keep = {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}
-        make_studies(book, tables.read_search("vp"), keep)
-    elif args.what == "baselines":
-        make_baselines(book)
-    elif args.what == "photographs":
-        make_photographs(book)
+    if args.what == "tune":
+        search(book, args.method, args.world)
+    elif args.what == "studies":
+        make_studies(
+            book, {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}
+        )
     else:
-        for px in args.prompt_px or [studies.NARROW_PX if args.world == "embedded" else tables.SHOTS_PX]:
-            search(book, args.method, px, args.world)
+        {"controls": make_controls, "baselines": make_baselines, "photographs": make_photographs}[args.what](
+            book
+        )
     book.close()
     if args.what == "tune":
-        print(tables.to_markdown(tables.search(tables.read_search(args.method, args.out))))
+        rows = tables.read_search(args.method, args.out)
+        print(tables.to_markdown(tables.search(rows)), f"picked: {picked(rows)}", sep="\n")
 
 
 if __name__ == "__main__":

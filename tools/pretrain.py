@@ -215,7 +215,7 @@ class Trainer:
 def main() -> None:
     """Train until all rounds are done, then write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("tools/next/small_clip"))
+    parser.add_argument("--folder", type=Path, default=Path("data/small_clip"))
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain"))
     parser.add_argument("--rounds", type=int, default=54)
     parser.add_argument("--pictures", type=int, default=12800, help="drawn in each round")

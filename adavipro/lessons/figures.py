@@ -33,12 +33,12 @@ MASK_PANELS = {
 }
 ABLATION_PANELS = {
     "edges": "edge detector (Table 4)",
-    "temperature_gamma": "temperature's gamma (Table 5)",
+    "temperature_gamma": "gamma; None: 5 to 0.1 (Table 5)",
     "region_px": "region, px (Table 6)",
     "generator_width": "generator width (Table 7)",
+    "relu": "ReLU in the generator",
     "hard": "hard decisions",
     "standardise": "standardised channels",
-    "random_share": "masks",
 }
 
 
@@ -130,7 +130,7 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(1.9 * len(titles) + 0.5, 3.0), layout="constrained")
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, (study, title) in zip(panels, titles.items(), strict=True):
-        lines, own = ablation(rows, study), str(own_value(study))
+        lines, own = ablation(rows, study), own_value(study)
         for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
             mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)
             style = {"mfc": "none"} if value == own else {}

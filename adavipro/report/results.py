@@ -17,8 +17,9 @@ from adavipro.io import data_folder
 from adavipro.recipe import SettingError
 
 FOLDER = data_folder() / "results"
-EMBEDDED, BASELINES, CONTROLS, PHOTOGRAPHS = (
-    FOLDER / f"{name}.csv" for name in ("embedded", "baselines", "controls", "photographs")
+EMBEDDED, FIRST_CLIP, BASELINES, CONTROLS, EPOCHS, PHOTOGRAPHS = (
+    FOLDER / f"{name}.csv"
+    for name in ("embedded", "first_clip", "baselines", "controls", "epochs", "photographs")
 )
 MEAN = "mean"  # over data sets
 WITHOUT_PROMPT = ("zero-shot", "linear-probe", "fine-tune")
@@ -26,10 +27,11 @@ CELL = ["study", "value", "dataset", "method", "prompt_px", "seed"]  # what tell
 # What a column holds, where it is not text; "value" is that of any setting.
 KINDS: dict[str, str] = {
     "value": "value",
-    **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters", "epochs"), "whole"),
-    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr", "on_bias"), "number"),
+    **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters", "epochs", "epoch"), "whole"),
+    "temperature": "number",
+    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr", "on_bias", "logit_gap"), "number"),
     **dict.fromkeys(("test_accuracy", "val_accuracy", "last_val_accuracy", "share_on"), "share"),
-    **dict.fromkeys(("mask_diversity", "object_cover"), "share"),
+    **dict.fromkeys(("mask_diversity", "object_cover", "flips", "soft"), "share"),
 }
 NUMBER = r"[+-]?(?:[0-9]+(?:[{point}][0-9]*)?|[{point}][0-9]+)(?:[eE][+-]?[0-9]{{1,2}})?"
 

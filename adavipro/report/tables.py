@@ -1,6 +1,7 @@
 """Tables of results: numbers and estimates in data frames, and how they are printed."""
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -25,7 +26,15 @@ BY_WIDTH = (
     "zero-shot", "linear-probe", "fine-tune", "vp", "vp-tuned", "adavipro", "soft-masks", "random-masks",
 )  # fmt: skip
 SHOTS_PX = 30  # the frame of photographs at which few images are tried
-BY_ANSWER = ("vp", "adavipro", "vp-fixed-patch", "vp-random-patch", "random-masks", "soft-masks")
+BY_ANSWER = (
+    "vp",
+    "adavipro",
+    "untrained-masks",
+    "random-masks",
+    "soft-masks",
+    "vp-fixed-patch",
+    "vp-random-patch",
+)
 # What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
 # and the most of the nine data sets, 10 and 397.
 PAPER_PARAMETERS = {
@@ -42,7 +51,9 @@ def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """
     if name not in NAMES:
         raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
-    if rows is None:
+    if rows is None and name == "noise":
+        rows = results.read_table(results.EPOCHS, ("prompt_px", "epoch", "logit_gap", "flips", "soft"))
+    elif rows is None:
         rows = read_search(SEARCHES[name]) if name in SEARCHES else results.read(results.shipped_for(name))
     try:
         rows = rows[rows["prompt_px"].isin([NARROW_PX, SHOTS_PX])] if name in SEARCHES else rows
@@ -187,14 +198,13 @@ def ablation(rows: pd.DataFrame, study: str) -> pd.DataFrame:
 
     Columns method, frame (px), <study> (the value as text), each data set and their mean over seeds, and the difference
     from the recipe's own value with its 95 % interval over pairs of the same data set and seed; blank of that value
-    itself. Random masks stand beside the learned ones whose share of regions they have.
+    itself. Where the study has no runs of that value, those of the main grid beside its own are taken.
     """
-    found, own = of_studies(rows, study), str(studies.own_value(study))
-    if study == "random_share":
-        main = of_studies(rows, "main")
-        learned = main[main["method"] == "adavipro"].merge(found[["prompt_px", "seed"]].drop_duplicates())
-        found = pd.concat([learned.assign(value=own), found.assign(value="random")])
-    return _compared(found.replace({"value": {results.spelled(own): own}}), study, own)
+    found, own = of_studies(rows, study), studies.own_value(study)
+    if own not in set(found["value"]):
+        beside = found[["dataset", "method", "prompt_px", "seed"]].drop_duplicates()
+        found = pd.concat([of_studies(rows, "main").merge(beside).assign(value=own), found])
+    return _compared(found, study, own)
 
 
 def _compared(rows: pd.DataFrame, title: str, own: str) -> pd.DataFrame:
@@ -230,6 +240,40 @@ def where(rows: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns="method")
 
 
+def thumb(rows: pd.DataFrame) -> pd.DataFrame:
+    """The effects with the first small CLIP, whose pretraining knew the method's grid, and with its successor.
+
+    The successor also under the first one's recipe: what changes between the first two columns is the network alone.
+    """
+    first = of_studies(rows, "first-recipe").assign(study="main")
+    bare = of_studies(rows, "main").query("method == 'zero-shot'")
+    parts = {
+        "first CLIP, its recipe": results.read(results.FIRST_CLIP),
+        "this CLIP, that recipe": pd.concat([bare, first]),
+        "this CLIP, its recipe": of_studies(rows, "main"),
+    }
+    by_effect = [effects(own).set_index("effect")["points"] for own in parts.values()]
+    by_effect = [own.rename(index=lambda name: re.sub(r" \(\d+ px\)", "", name)) for own in by_effect]
+    return pd.concat(by_effect, axis=1, keys=parts).rename_axis("effect").reset_index()
+
+
+def noise(rows: pd.DataFrame) -> pd.DataFrame:
+    """How far the Gumbel noise of training reaches, by width and epoch: means over runs (see `where.settled`)."""
+    last = rows["epoch"].max()
+    rows = rows[rows["epoch"].isin([0, *range(4, last, 5), last])]
+    lines = []
+    for (px, epoch), runs in rows.groupby(["prompt_px", "epoch"]):
+        shares = {"regions on (%)": "share_on", "flips (%)": "flips", "soft (%)": "soft"}
+        line = {
+            "frame (px)": px,
+            "epoch": epoch + 1,
+            "temperature": Estimate(runs["temperature"].mean(), places=2),
+        }
+        line["median of abs(on - off)"] = Estimate(runs["logit_gap"].mean())
+        lines.append(line | {k: Estimate(100 * runs[v].mean(), places=0) for k, v in shares.items()})
+    return pd.DataFrame(lines)
+
+
 def read_search(name: str, path: Path | None = None) -> pd.DataFrame:
     """Read a search of a recipe on validation, a row a run: one of SEARCHES that ships, or a file like it."""
     needed = ("dataset", "prompt_px", "seed", "prompt_lr", "val_accuracy", "key")
@@ -256,7 +300,7 @@ def search(rows: pd.DataFrame) -> pd.DataFrame:
 
 SEARCHES = {f"search-{name}": name for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")}
 OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
-    "1": by_method, "2": by_width, "3": price, "effects": effects, "masks": masks, "where": where,
-    "photographs": by_width, "shots": by_shots, **dict.fromkeys(SEARCHES, search),
+    "1": by_method, "2": by_width, "3": price, "effects": effects, "thumb": thumb, "masks": masks,
+    "noise": noise, "where": where, "photographs": by_width, "shots": by_shots, **dict.fromkeys(SEARCHES, search),
 }  # fmt: skip
 NAMES = (*OTHERS, *studies.TABLES)

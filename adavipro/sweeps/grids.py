@@ -167,10 +167,8 @@ def read(path: Path) -> Grid:
 
 def as_random(cell: Cell, share_on: float) -> Cell:
     """A cell of AdaViPro as random masks, with the share of regions that its run learned."""
-    label, share = cell.label, min(max(round(share_on, 2), 0.01), 0.99)  # neither zero-shot nor VP
-    if label["study"] == "random_share":  # one of those that ship
-        label = {**label, "method": "adavipro", "value": share}
-    return Cell(label, cell.run.changed(where="random", random_share=share))
+    share = min(max(round(share_on, 2), 0.01), 0.99)  # neither zero-shot nor VP
+    return Cell(cell.label, cell.run.changed(where="random", random_share=share))
 
 
 def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
