@@ -162,7 +162,14 @@ def test_masks_are_told_with_the_cover_of_the_data_sets_that_know_their_objects(
             assert line[column][:2] == interval(
                 [*by_seed(found, "main", "", names, method, str(px)).values()]
             )
-        assert line["collapsed runs"] == "0 of 20"
+        chance = {}  # by seed, of each data set
+        for name in NAMES[:3]:
+            on = by_seed(shares, "main", "", [name], "adavipro", str(px))
+            under_vp = by_seed(cover, "main", "", [name], "vp", str(px))
+            for seed in on:
+                chance.setdefault(seed, []).append(on[seed] * under_vp[seed] / 100)
+        assert line["by chance"][:2] == interval([*map(statistics.fmean, chance.values())])
+        assert line["collapsed runs"] == "0 of 12"
 
 
 def count(module):

@@ -176,18 +176,22 @@ def masks(rows: pd.DataFrame) -> pd.DataFrame:
     """AdaViPro's masks by width: regions on, how much masks differ, object pixels under the prompt beside VP's.
 
     In percent, mean over data sets (those that know their objects, for the cover), and the number of runs whose
-    masks are collapsed (under 5 or over 95 % on).
+    masks are collapsed (under 5 or over 95 % on). "by chance" is the cover of a mask with as many regions on, at places
+    that know nothing of the image: that share of VP's.
     """
     rows = of_studies(rows, "main")
     cover = _means(rows, "object_cover")
+    own, vp = (rows[rows["method"] == method].dropna(subset=["share_on"]) for method in ("adavipro", "vp"))
+    beside = own.merge(vp, on=["dataset", "prompt_px", "seed"], suffixes=("", "_vp"))
+    beside["chance"] = beside["share_on"] * beside["object_cover_vp"]
     columns = {
         "regions on": _means(rows, "share_on")["adavipro"],
         "diversity": _means(rows, "mask_diversity")["adavipro"],
         "object cover": cover["adavipro"],
+        "by chance": _means(beside, "chance")["adavipro"],
         "VP's object cover": cover["vp"],
     }
     told = {name: pd.Series({px: estimate(means[px]) for px in means}) for name, means in columns.items()}
-    own = rows[rows["method"] == "adavipro"].dropna(subset=["share_on"])
     lost = (~own["share_on"].between(0.05, 0.95)).groupby(own["prompt_px"])
     told["collapsed runs"] = lost.agg(lambda runs: f"{sum(runs)} of {len(runs)}")
     return pd.DataFrame(told).rename_axis("frame (px)").reset_index()
