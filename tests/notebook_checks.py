@@ -23,7 +23,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "08_ablations": {"epochs": 1},
     "09_your_images": {"epochs": 1, "pictures": 10},
     "10_any_classifier": {"epochs": 1, "source_pictures": 2000},
-    "11_tables_and_machines": {"seeds": 1, "kill": False},  # a killed worker is among the faults of sweeps
+    "11_tables_and_machines": {"seeds": 1},
 }
 LIMIT_S = 400
 
