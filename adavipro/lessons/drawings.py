@@ -128,9 +128,7 @@ def picture_figure(
     return figure
 
 
-def forming_figure(
-    masks_by_epoch: Sequence[Tensor], images: Tensor, before: Tensor | None = None
-) -> Figure:
+def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, before: Tensor | None = None) -> Figure:
     """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
 
     Regions that are on are light, those that are off dark; the image shows through. Of a long run, ten epochs. Masks
