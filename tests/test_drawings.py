@@ -126,6 +126,14 @@ def test_forming_figure_of_a_long_run_shows_ten_epochs_with_the_first_and_the_la
     assert (titles[:2], titles[-1], figure.axes[11].get_title()) == (["image", "epoch 0"], "epoch 24", "")
 
 
+def test_forming_figure_begins_with_the_masks_before_training(pictures):
+    on, off = torch.ones(2, 1, 7, 7), torch.zeros(2, 1, 7, 7)
+    figure = drawings.forming_figure([on], pictures, before=off)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "before", "epoch 0"]
+    for _, before, after in in_rows(figure, 3):
+        assert torch.allclose(drawn(after) - drawn(before), torch.tensor(0.65), atol=1e-6)
+
+
 def test_forming_figure_lays_images_and_masks_in_a_row(pictures, rng):
     decided = [(torch.rand(2, 1, 7, 7, generator=rng) > 0.5).float() for _ in range(3)]
     figure = drawings.forming_figure(decided, pictures)

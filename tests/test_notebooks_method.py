@@ -42,9 +42,12 @@ def test_deciding(tmp_path, runs):
 
 def test_training(tmp_path, runs):
     numbers = smallest_run("04_training", tmp_path, runs)
-    assert numbers["zero_shot"] == pytest.approx(0.409, abs=0.005)
+    assert numbers["zero_shot"] == pytest.approx(0.430, abs=0.005)
     assert numbers["adavipro"] > numbers["vp"] + 0.1
+    assert numbers["kit"] == pytest.approx(numbers["adavipro"], abs=0.02)  # other rounding, one epoch
     assert 0.2 < numbers["share_on"] < 0.8
+    assert 0.1 < numbers["flips_first"] < 0.4  # the noise reaches the decisions
+    assert numbers["soft_first"] > 0.95
     assert numbers["collapsed_share_on"] < 0.05
 
 

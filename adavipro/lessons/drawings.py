@@ -128,19 +128,20 @@ def picture_figure(
     return figure
 
 
-def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor) -> Figure:
+def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, before: Tensor | None = None) -> Figure:
     """How the masks of a few images form: a row for each image, a column for each epoch, after the image itself.
 
     Regions that are on are light, those that are off dark; the image shows through. Of a long run, ten epochs. Masks
-    are the decisions (b, 1, r, r) of an epoch, images uint8 (b, 3, h, w).
+    are the decisions (b, 1, r, r) of an epoch, and those before training where given; images are uint8 (b, 3, h, w).
     """
     pictures = images.cpu() / 255
-    columns = {"image": pictures}
+    columns, decided = {"image": pictures}, {} if before is None else {"before": before}
     last = len(masks_by_epoch) - 1
     for epoch in dict.fromkeys(round(i * last / 9) for i in range(10)) if last > 9 else range(last + 1):
-        decisions = masks_by_epoch[epoch].cpu().float()
-        mask = enlarge(decisions, images.shape[-1] // decisions.shape[-1])
-        columns[f"epoch {epoch}"] = (0.35 * pictures.mean(1, keepdim=True) + 0.65 * mask).expand_as(pictures)
+        decided[f"epoch {epoch}"] = masks_by_epoch[epoch]
+    for name, decisions in decided.items():
+        mask = enlarge(decisions.cpu().float(), images.shape[-1] // decisions.shape[-1])
+        columns[name] = (0.35 * pictures.mean(1, keepdim=True) + 0.65 * mask).expand_as(pictures)
     return grid_figure(list(torch.stack(list(columns.values()), 1)), list(columns))
 
 
