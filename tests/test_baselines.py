@@ -140,7 +140,7 @@ def test_fine_tuning_ends_with_the_weights_of_the_epoch_that_validation_picked(f
 
     monkeypatch.setattr(fine_tuning, "evaluate", told)
     found = tuned(frozen, *splits, Recipe(epochs=3, batch_size=16))
-    assert (found.best_epoch, found.val_accuracy, found.picked) == (1, 0.75, "learning_rate=0.001")
+    assert (found.best_epoch, found.val_accuracy, found.picked) == (1, 0.75, "learning_rate=0.003")
     assert same(weights_of(classifier_of(frozen, found)), seen[1])
     assert not same(seen[1], seen[2])
 
@@ -155,7 +155,7 @@ def test_what_is_not_finite_stops_before_the_step_and_says_where(frozen, splits)
     broken = copy.deepcopy(frozen)
     broken.scale.fill_(float("nan"))
     with pytest.raises(
-        TrainingDiverged, match=r"at step 0 \(epoch 0, images \[.*lower learning_rate, which is 0.001"
+        TrainingDiverged, match=r"at step 0 \(epoch 0, images \[.*lower learning_rate, which is 0.003"
     ):
         tuned(broken, *splits)
 

@@ -251,9 +251,7 @@ def run_of(rows, row, world):
         changes["learning_rate"] = float(row["setting"].removeprefix("learning_rate="))
     if method == "random-masks":
         changes["random_share"] = share(rows, row)
-    if study == "first-recipe":
-        changes |= {"epochs": 5, "prompt_lr": 4.0, "generator_lr": 0.1, "temperature_gamma": 0.4}
-    elif study in studies.ABLATIONS:
+    if study in studies.ABLATIONS:
         changes[study] = studies.ablation_value(study, value)
     return experiment.preset(world, method, **changes)
 

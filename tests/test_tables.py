@@ -17,7 +17,14 @@ from adavipro.report import printing, results, studies, tables
 from adavipro.report.results import BASELINES, CONTROLS, EMBEDDED, Estimate
 from adavipro.where import MaskGenerator
 
-T = {1: 12.706205, 2: 4.302653, 4: 2.776445, 7: 2.364624, 11: 2.200985}  # 97.5 % quantiles of Student's t
+T = {
+    1: 12.706205,
+    2: 4.302653,
+    3: 3.182446,
+    4: 2.776445,
+    7: 2.364624,
+    11: 2.200985,
+}  # 97.5 % quantiles of Student's t
 NAMES = ("digits", "letters", "sketches", "textures")
 PLACE = ("dataset", "method", "prompt_px", "seed")
 
@@ -131,16 +138,11 @@ def test_the_noise_is_told_by_width_and_epoch_as_the_mean_over_runs():
 
 
 def test_each_small_clip_has_its_own_effects_in_its_column():
-    table, rows = tables.table("thumb").set_index("effect"), results.read()
-    columns = ["first CLIP, its recipe", "this CLIP, that recipe", "this CLIP, its recipe"]
-    assert list(table) == columns
+    table = tables.table("thumb").set_index("effect")
     name = f"VP at {studies.NARROW_PX} px, over zero-shot"
-    for column, shown in zip(columns[::2], (results.read(results.FIRST_CLIP), rows), strict=True):
+    for column, shown in zip(table, (results.read(results.FIRST_CLIP), results.read()), strict=True):
         assert table.loc[name, column] == tables.effects(shown).set_index("effect")["points"][name]
-    first, bare = (results.of_studies(rows, study) for study in ("first-recipe", "main"))
-    narrow = first[(first["method"] == "vp") & (first["prompt_px"] == studies.NARROW_PX)]
-    gain = narrow["test_accuracy"].mean() - bare[bare["method"] == "zero-shot"]["test_accuracy"].mean()
-    assert table.loc[name, columns[1]].mean == pytest.approx(100 * gain)
+    assert table.notna().all(axis=None)
 
 
 def test_effects_of_the_shipped_results_are_differences_seed_by_seed():

@@ -22,7 +22,7 @@ from adavipro.training import TrainingDiverged
 class FineTuning(Settings):
     """How to fine-tune the whole image tower, with AdamW; the paper does not say how it does."""
 
-    learning_rate: float = setting(1e-3, "AdamW's, of fine-tuning", above=0)
+    learning_rate: float = setting(3e-3, "AdamW's, of fine-tuning", above=0)
     weight_decay: float = setting(0.01, "AdamW's, of fine-tuning", low=0)
 
 
