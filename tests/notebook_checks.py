@@ -12,7 +12,7 @@ from adavipro.lessons import series
 
 # The parameters of each notebook's smallest mode.
 SMALLEST: dict[str, dict[str, Any]] = {
-    "00_start_here": {"pictures": 2},
+    "00_start_here": {"epochs": 1, "pictures": 2},
     "01_visual_prompts": {"epochs": 1},
     "02_edges": {},
     "03_deciding": {"draws": 2000},

@@ -18,8 +18,9 @@ def runs(tmp_path_factory):
 
 def test_start_here(tmp_path, runs):
     numbers = smallest_run("00_start_here", tmp_path, runs)
-    assert numbers["zero_shot"] == pytest.approx(0.409, abs=0.005)
-    assert numbers["rows"] > 500
+    assert numbers["zero_shot"] == pytest.approx(0.430, abs=0.005)  # the shipped result
+    assert numbers["adavipro"] > 0.2  # an epoch of five; a guess has 0.03
+    assert numbers["rows"] > 150
 
 
 def test_visual_prompts(tmp_path, runs):
