@@ -97,32 +97,32 @@ def test_columns_have_types_and_blank_cells_are_missing():
     assert len(rows) == len(LINES)
 
 
-WRONG = "main,,digits,vp,23,0,0.25,0.2441077441077441,"  # how line 12 starts
+WRONG = "main,,vp,digits,23,0,,0.62,0.5909090909090909,"  # how line 12 starts
 
 
 @pytest.mark.parametrize(
     ("new", "told"),
     [
-        ("main,,digits,vp,23.5,0,0.25,0.2,", "prompt_px is '23.5', but it must be a whole number"),
-        ("main,,digits,vp,,0,0.25,0.2,", "prompt_px is blank"),
-        ("main,,digits,,23,0,0.25,0.2,", "method is blank"),
-        ("main,,digits,vp,23,0,nan,0.2,", "test_accuracy is 'nan', but it must be a number from 0 to 1"),
-        ("main,,digits,vp,23,0,25.0,0.2,", "test_accuracy is '25.0', but it must be a number from 0 to 1"),
-        ('main,,digits,vp,23,0,"0,25",0.2,', "test_accuracy is '0,25', but it must be a number from 0 to 1"),
-        ("main,,digits,vp,15,0,0.25,0.2,", "this run stands there twice"),
-        ("main,,digits,vp,23,0,0.25,", "it has 16 cells, but there are 17 columns"),
-        ("main,,digits,vp,23,0,0.25,0.2,,", "it has 18 cells, but there are 17 columns"),
-        ('main,,"digits,vp,23,0,0.25,0.2,', "it is no sound CSV: unexpected end of data"),
-        ('main,,"dig\nits",vp,23,0,0.25,0.2,', r"dataset is 'dig\\nits', but it must be one line of text"),
+        ("main,,vp,digits,23.5,0,,0.25,0.2,", "prompt_px is '23.5', but it must be a whole number"),
+        ("main,,vp,digits,,0,,0.25,0.2,", "prompt_px is blank"),
+        ("main,,,digits,23,0,,0.25,0.2,", "method is blank"),
+        ("main,,vp,digits,23,0,,nan,0.2,", "test_accuracy is 'nan', but it must be a number from 0 to 1"),
+        ("main,,vp,digits,23,0,,25.0,0.2,", "test_accuracy is '25.0', but it must be a number from 0 to 1"),
+        ('main,,vp,digits,23,0,,"0,25",0.2,', "test_accuracy is '0,25', but it must be a number from 0 to 1"),
+        ("main,,vp,digits,15,0,,0.25,0.2,", "this run stands there twice"),
+        ("main,,vp,digits,23,0,,0.25,", "it has 20 cells, but there are 21 columns"),
+        ("main,,vp,digits,23,0,,0.25,0.2,,", "it has 22 cells, but there are 21 columns"),
+        ('main,,vp,"digits,23,0,,0.25,0.2,', "it is no sound CSV: unexpected end of data"),
+        ('main,,vp,"dig\nits",23,0,,0.25,0.2,', r"dataset is 'dig\\nits', but it must be one line of text"),
         (
-            "main,,digits\0,vp,23,0,0.25,0.2,",
+            "main,,vp,digits\0,23,0,,0.25,0.2,",
             r"dataset is 'digits\\x00', but it must be one line of text in UTF-8",
         ),
         (
-            "main,,folder:caf\udce9,vp,23,0,0.25,0.2,",
+            "main,,vp,folder:caf\udce9,23,0,,0.25,0.2,",
             "dataset is 'folder:caf\ufffd', but it must be one line of",
         ),
-        (f"main,,{'d' * 200_000},vp,23,0,0.25,0.2,", "it is no sound CSV: field larger than field limit"),
+        (f"main,,vp,{'d' * 200_000},23,0,,0.25,0.2,", "it is no sound CSV: field larger than field limit"),
     ],
 )
 def test_a_cell_that_cannot_be_read_is_refused_with_file_line_and_column(tmp_path, new, told):
@@ -147,9 +147,9 @@ def test_a_column_that_is_not_there_once_is_refused(tmp_path, content):
 
 def test_decimal_points_and_commas_in_one_file_are_refused(tmp_path):
     path = tmp_path / "mixed.csv"
-    path.write_text(rewritten(in_german, delimiter=";").replace("0,25;", "0.25;"))
+    path.write_text(rewritten(in_german, delimiter=";").replace(";0,62;", ";0.62;", 1))
     with pytest.raises(
-        SettingError, match=r"line 12: test_accuracy is '0\.25', but it must be a number from 0 to 1"
+        SettingError, match=r"line 12: test_accuracy is '0\.62', but it must be a number from 0 to 1"
     ):
         results.read(path)
     with pytest.raises(SettingError, match=r"absent\.csv cannot be read: No such file"):

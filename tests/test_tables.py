@@ -65,14 +65,13 @@ def test_table_2_is_mean_and_interval_over_seeds_of_every_cell():
     found = read(EMBEDDED)
     table = tables.table("2").set_index(["dataset", "method"])
     assert list(table.index) == [
-        (name, method) for name in (*NAMES, "mean") for method in ("zero-shot", "vp", "vp-tuned", "adavipro")
+        (name, method) for name in (*NAMES, "mean") for method in ("zero-shot", "vp", "adavipro")
     ]
     for (name, method), line in table.iterrows():
         names = NAMES if name == "mean" else [name]
         for px, cell in line.items():
             width = "" if method == "zero-shot" else px.removesuffix(" px")
-            study, own = ("vp-tuned", "vp") if method == "vp-tuned" else ("main", method)
-            assert cell[:2] == interval(list(by_seed(found, study, None, names, own, width).values()))
+            assert cell[:2] == interval(list(by_seed(found, "main", None, names, method, width).values()))
 
 
 def test_table_1_has_a_line_a_method_and_a_column_a_data_set():
@@ -193,8 +192,8 @@ def test_what_methods_learn_at_the_papers_sizes_is_counted_on_the_modules():
     } == tables.PAPER_PARAMETERS  # fmt: skip
     table = tables.table("3").set_index("method").map(str)
     assert table.loc["zero-shot"].tolist() == ["0", "", "0", ""]
-    assert table.loc["linear probe"].tolist() == ["650 to 1,950", "7", "5,130 to 203,661", ""]
-    assert table.loc["AdaViPro"].tolist() == ["7,106", "20", "202,706", "VP's + 0.13 M"]
+    assert table.loc["linear probe"].tolist() == ["650 to 1,950", "12", "5,130 to 203,661", ""]
+    assert table.loc["AdaViPro"].tolist() == ["7,106", "75", "202,706", "VP's + 0.13 M"]
 
 
 # --- Against results made up ----------------------------------------------------------------------------------------
