@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
-# The recipe, as by default in `adavipro run`: change it here.
+# The recipe, as by default in `adavipro run` but for the epochs: change it here.
 PROMPT_PX, START_STD = 8, 1.0  # of the frame: its width, and the standard deviation of its start values
 REGION_PX, WIDTH, ON_BIAS = 8, 16, 0.0  # of the masks: side of a region, channels, start of the bias for on
-EPOCHS, BATCH_SIZE, WARMUP_SHARE = 20, 64, 0.05  # the warm-up is a share of all steps
+EPOCHS, BATCH_SIZE, WARMUP_SHARE = 5, 64, 0.05  # of the module 20 epochs; the warm-up is a share of all steps
 PROMPT_LR, PROMPT_MOMENTUM, GENERATOR_LR, GENERATOR_MOMENTUM = 4.0, 0.9, 0.01, 0.9  # of SGD
 TEMPERATURE_START, TEMPERATURE_END = 5.0, 0.1  # of the first and of the last epoch
 

@@ -34,7 +34,7 @@ def test_price(tmp_path, runs):
 def test_ablations(tmp_path, runs):
     numbers = smallest_run("08_ablations", tmp_path, runs)
     assert numbers["without_edges"] == pytest.approx(1.2, abs=0.05)  # of the shipped results
-    assert (numbers["sure"], numbers["compared"]) == (5, 14)
+    assert (numbers["sure"], numbers["compared"]) == (2, 8)
 
 
 def test_your_images(tmp_path, runs):

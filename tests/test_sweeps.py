@@ -221,7 +221,7 @@ def test_a_run_is_validated_without_the_test_split(tmp_path, monkeypatch):
     folder = run.folder(tmp_path)
     accuracies = [float(a) for a in results.pd.read_csv(folder / "metrics.csv")["val_accuracy"]]
     assert (row["val_accuracy"], row["last_val_accuracy"]) == (max(accuracies), accuracies[-1])
-    assert (row["prompt_lr"], row["generator_lr"], row["key"]) == (4.0, 0.1, run.key())
+    assert (row["prompt_lr"], row["generator_lr"], row["key"]) == (4.0, 0.01, run.key())
     assert not any("test" in name for name in row)
     assert runs.work_on(run, "validate", tmp_path, "cpu") == runs.finished_row(run, "validate", folder) == row
     assert runs.finished_row(run, "report", folder) is None

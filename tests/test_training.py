@@ -114,8 +114,8 @@ def test_training_is_the_plain_loop_and_n2_leaves_the_classifier_alone(clip, tra
 
     saved, _ = checkpoints.load_newest(tmp_path)
     for key, value in weights.items():
-        torch.testing.assert_close(saved[f"now.{key}"], value.detach(), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(saved[f"momentum.{key}"], momenta[key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(saved[f"now.{key}"], value.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(saved[f"momentum.{key}"], momenta[key], rtol=1e-3, atol=1e-4)
     columns = ("step", "loss", "train_accuracy", "val_accuracy", "temperature")
     assert [row["epoch"] for row in state.history] == list(range(7))
     for row, expected in zip(state.history, history, strict=True):
