@@ -138,7 +138,7 @@ PHOTOGRAPHS: dict[str, Any] = {
     "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3, "batch_size": 32,
     "prompt_lr": 10.0, "generator_lr": 0.1, "temperature_gamma": 0.4,
 }  # fmt: skip
-EMBEDDED_FINE_TUNING: dict[str, Any] = {"epochs": 5}
+EMBEDDED_FINE_TUNING: dict[str, Any] = {"epochs": 5}  # as its learning rate was searched with
 PHOTOGRAPHS_FINE_TUNING: dict[str, Any] = {"learning_rate": 3e-4}  # a usual value, not tuned
 # The paper's and VP's recipe, word for word; its data set is the smallest of the nine to download.
 PAPER: dict[str, Any] = {
@@ -197,8 +197,8 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
         raise SettingError(f"recipe is {recipe!r}, but the {world} world has one recipe only: leave it out")
     method, variant = VARIANTS.get(method, (method, {}))
     values: dict[str, Any] = {"method": method}
-    if world == "embedded":
-        values |= EMBEDDED_FINE_TUNING if method == "fine-tune" else {}
+    if world == "embedded" and method == "fine-tune":
+        values |= EMBEDDED_FINE_TUNING
     if world == "photographs":
         values |= PHOTOGRAPHS | (PHOTOGRAPHS_FINE_TUNING if method == "fine-tune" else {})
         if isinstance(shots := changes.get("shots"), int) and shots > 0:  # each class is shown 400 times

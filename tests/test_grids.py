@@ -298,6 +298,24 @@ def test_results_that_ship_are_made_where_their_file_lacks_them_and_written_as_t
     assert again["key"][2] == expected["key"].item()
 
 
+def test_how_far_the_noise_reached_is_kept_of_runs_made_elsewhere_and_read_of_those_made_here(tmp_path):
+    shipped_rows = results.read_table(results.EPOCHS, ("key",))
+    kept = pd.DataFrame(shipped.gather_epochs(results.EPOCHS, tmp_path))
+    by = ["key", "epoch"]
+    pd.testing.assert_frame_equal(
+        kept.sort_values(by, ignore_index=True)[list(shipped_rows)],
+        shipped_rows.sort_values(by, ignore_index=True),
+        check_dtype=False,
+    )
+    run = next(r for _, r in shipped.runs_of("main") if r.key() == shipped_rows["key"].iloc[0])
+    folder = run.folder(tmp_path)
+    folder.mkdir()
+    own = shipped_rows[shipped_rows["key"] == run.key()].assign(flips=0.25)
+    own.to_csv(folder / "metrics.csv", index=False)
+    (here,) = pd.DataFrame(shipped.gather_epochs(tmp_path / "absent.csv", tmp_path))["flips"].unique()
+    assert here == 0.25
+
+
 def test_a_run_that_fails_is_told_and_what_is_there_stays(tmp_path):
     broken = experiment.preset("embedded", "zero-shot", dataset=f"folder:{tmp_path / 'none'}")
     cells = [grids.Cell({"study": "main", "value": ""}, experiment.preset("embedded", "zero-shot"))]

@@ -221,20 +221,25 @@ def make_studies(book: Results, keep: Mapping[str, Sequence[Any] | None]) -> Non
         book.report(wanted)
 
 
-def gather_epochs(root: Path) -> list[Row]:
-    """How far the noise reached in each epoch of AdaViPro's runs of the main grid at both ends, from their folders."""
+def gather_epochs(out: Path, root: Path) -> list[Row]:
+    """How far the noise reached in each epoch of AdaViPro's runs of the main grid at both ends.
+
+    From the runs' folders; what `out` has of a run that was made elsewhere is kept.
+    """
+    former = (
+        results.read_table(out, ("key",))
+        if out.exists()
+        else pd.DataFrame(columns=["key", "epoch", *MEASURED_BY_EPOCH])
+    )
     rows: list[Row] = []
     for _, run in runs_of("main"):
-        metrics = run.folder(root) / "metrics.csv"
-        if run.method == "adavipro" and run.prompt.prompt_px in studies.ENDS_PX and metrics.exists():
-            told = {
-                "dataset": run.dataset,
-                "prompt_px": run.prompt.prompt_px,
-                "seed": run.seed,
-                "key": run.key(),
-            }
-            history = pd.read_csv(metrics)[["epoch", *MEASURED_BY_EPOCH]].round(5)
-            rows += [told | line for line in history.to_dict("records")]
+        if run.method != "adavipro" or run.prompt.prompt_px not in studies.ENDS_PX:
+            continue
+        told = {"dataset": run.dataset, "prompt_px": run.prompt.prompt_px, "seed": run.seed, "key": run.key()}
+        history = former[former["key"] == told["key"]]
+        if (metrics := run.folder(root, told["key"]) / "metrics.csv").exists():
+            history = pd.read_csv(metrics)
+        rows += [told | line for line in history[["epoch", *MEASURED_BY_EPOCH]].round(5).to_dict("records")]
     return rows
 
 
@@ -278,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
     args = parser.parse_args(argv)
     if args.what == "epochs":
-        write_rows(args.out, gather_epochs(args.root))
+        write_rows(args.out, gather_epochs(args.out, args.root))
         return
     book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
     if args.what == "tune":
