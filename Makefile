@@ -39,7 +39,7 @@ bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write b
 	$(BIN)/python benchmarks/speed.py
 
 test: lint ## Check style and types, then run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser

@@ -28,11 +28,10 @@ from adavipro.lessons import series
 
 TOP = Path(__file__).parents[1]
 FREE = {"runs", "out", "device"}  # parameters that change no output
-PICTURE = (
-    "06_what_it_looks_like",
-    "figure-4.png",
-    "docs/pictures.png",
-)  # a notebook's figure that the README shows
+PICTURES = (  # figures of notebooks that the README shows
+    ("00_start_here", "architecture.png", "docs/idea.png"),
+    ("06_what_it_looks_like", "figure-4.png", "docs/pictures.png"),
+)
 
 
 def notebooks(top: Path = TOP) -> list[Path]:
@@ -149,10 +148,10 @@ def collect(runs: Path, top: Path = TOP, only: Sequence[str] | None = None) -> N
         folders[path.stem] = found[0]
     for path, notebook in results.items():
         nbformat.write(notebook, path)
-    shown, figure, target = PICTURE
-    if shown in folders:
-        picture = base64.b64encode((folders[shown] / figure).read_bytes()).decode()
-        (top / target).write_bytes(base64.b64decode(_smaller(picture)))
+    for shown, figure, target in PICTURES:
+        if shown in folders:
+            picture = base64.b64encode((folders[shown] / figure).read_bytes()).decode()
+            (top / target).write_bytes(base64.b64decode(_smaller(picture)))
 
 
 def check(top: Path = TOP) -> list[str]:

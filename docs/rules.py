@@ -47,7 +47,7 @@ def of_series(stems: list[str]) -> list[str]:
 
 
 def of_form(stem: str, notebook: NotebookNode) -> list[str]:
-    """The notebook opens as all do, its cells are short and it has more prose than code."""
+    """The notebook opens as all do, and its cells are short."""
     name = f"{stem}.ipynb"
     findings = []
     first = notebook.cells[0].source
@@ -70,12 +70,6 @@ def of_form(stem: str, notebook: NotebookNode) -> list[str]:
             findings.append(f"{name}: code cell {place} has {lines} lines, but {most} is the most")
         if tagged(cell, "scratch") and not _asserts(cell.source):
             findings.append(f"{name}: scratch cell {place} does not assert that it agrees with the module")
-    prose = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
-    words = sum(len(c.source.split()) for c in code if not tagged(c, "colab"))
-    if prose <= words:
-        findings.append(
-            f"{name} has {prose} words of prose for {words} of code, but needs more prose than code"
-        )
     return findings
 
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 FIRST = "00_start_here"  # the notebook that the README's badge opens
-WITH_PHOTOGRAPHS = ("09_your_images",)  # the notebooks that need the extra `photographs`
+WITH_PHOTOGRAPHS = ("10_your_images",)  # the notebooks that need the extra `photographs`
 MARKED = re.compile(r"(<!-- badges -->\n).*?(<!-- end badges -->\n)", re.DOTALL)
 SETUP = """\
 # On Colab this installs what is not there yet or does not fit, and never touches torch. Elsewhere it does nothing.

@@ -21,9 +21,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "06_what_it_looks_like": {"epochs": 1, "pictures": 2},
     "07_price": {"epochs": 1},
     "08_ablations": {"epochs": 1},
-    "09_your_images": {"epochs": 1, "pictures": 10},
-    "10_any_classifier": {"epochs": 1, "source_pictures": 2000},
-    "11_tables_and_machines": {"seeds": 1},
+    "09_is_it_real": {"epochs": 1},
+    "10_your_images": {"epochs": 1, "pictures": 10},
+    "11_any_classifier": {"epochs": 1, "source_pictures": 1000},
+    "12_tables_and_machines": {"seeds": 1},
 }
 LIMIT_S = 400
 

@@ -231,9 +231,7 @@ def test_studies_change_their_setting_alone():
     for study in studies.STUDIES:
         for label, run in shipped.runs_of(study):
             cell = {"dataset": run.dataset, "prompt_px": run.prompt.prompt_px, "seed": run.seed}
-            changes = {}
-            if study != "main":
-                changes = {study: studies.ablation_value(study, label["value"])}
+            changes = {} if study == "main" else studies.changes(study, label["value"])
             assert run == experiment.preset("embedded", run.method, **cell, **changes)
 
 

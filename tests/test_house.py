@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,22 @@ def test_nothing_that_needs_no_torch_loads_it():
     assert told.split("\n")[:-1] == [
         f"{n} False" for n in ("adavipro", "adavipro.report.tables", "adavipro.__main__")
     ]
+
+
+def test_the_main_line_of_the_series_is_at_most_10000_words():
+    words = {}
+    for path in sorted((HOME.parent / "notebooks").glob("[01]*.ipynb"))[:-1]:  # the last is an appendix
+        prose = [
+            cell["source"]
+            for cell in json.loads(path.read_text())["cells"]
+            if cell["cell_type"] == "markdown"
+        ]
+        text = re.sub(
+            r"<details>.*?</details>|```.*?```", "", "\n".join(map("".join, prose)), flags=re.DOTALL
+        )
+        text = re.sub(r"^(\||\[!\[).*$", "", text, flags=re.MULTILINE)  # tables, badges
+        words[path.stem] = len(re.findall(r"[A-Za-z][\w'-]*", text))
+    assert sum(words.values()) <= 10_000, words
 
 
 def test_house_is_small_and_only_shrinks():

@@ -1,4 +1,4 @@
-"""Notebooks 5 to 9 in their smallest mode: every cell runs, marked outputs are the committed ones, numbers hold."""
+"""Notebooks 5 to 10 in their smallest mode: every cell runs, marked outputs are the committed ones, numbers hold."""
 
 import pytest
 from notebook_checks import smallest_run
@@ -37,7 +37,13 @@ def test_ablations(tmp_path, runs):
     assert (numbers["sure"], numbers["compared"]) == (2, 8)
 
 
+def test_is_it_real(tmp_path, runs):
+    numbers = smallest_run("09_is_it_real", tmp_path, runs)
+    assert numbers["true_masks"] > numbers["vp"] + 0.1  # an epoch of twenty, at full cover
+    assert numbers["lead_20"] == pytest.approx(7.0, abs=0.2)  # of the shipped results
+
+
 def test_your_images(tmp_path, runs):
-    numbers = smallest_run("09_your_images", tmp_path, runs)
+    numbers = smallest_run("10_your_images", tmp_path, runs)
     assert (numbers["classes"], numbers["images"]) == (2, 60)
     assert numbers["test_accuracy_linear_probe"] > 0.6  # of 20 images to learn from; a guess has 0.5

@@ -58,15 +58,15 @@ def test_the_papers_world_has_its_own_data_sets_and_our_recipe(tmp_path):
 
 
 def test_photographs_have_a_world_too(tmp_path):
-    page = begin("09_your_images", world="photographs", prompt_px=112, epochs=7, seed=1, runs=str(tmp_path))
+    page = begin("10_your_images", world="photographs", prompt_px=112, epochs=7, seed=1, runs=str(tmp_path))
     run = page.experiment("vp", dataset=f"folder:{tmp_path}")
     assert (run.network.model, run.prompt.prompt_px, run.recipe.epochs) == ("efficientnet-lite0", 112, 7)
     with pytest.raises(ParameterError, match="prompt_px is 113, but a frame on 224 px images"):
-        begin("09_your_images", world="photographs", prompt_px=113, runs=str(tmp_path))
+        begin("10_your_images", world="photographs", prompt_px=113, runs=str(tmp_path))
     with pytest.raises(
         ParameterError, match="dataset is 'digits' and world is 'photographs', but the embedded"
     ):
-        begin("09_your_images", world="photographs", dataset="digits", runs=str(tmp_path))
+        begin("10_your_images", world="photographs", dataset="digits", runs=str(tmp_path))
 
 
 def test_a_name_that_only_papermill_knows_is_refused(tmp_path, monkeypatch):

@@ -198,17 +198,15 @@ def test_mean_over_data_sets_is_taken_seed_by_seed_where_none_is_missing():
     assert results.means_by_seed(rows[rows["dataset"] == "digits"]).empty
 
 
-def test_a_summary_skips_what_is_blank_and_keeps_vp_tuned_apart():
+def test_a_summary_skips_what_is_blank():
     rows = made(
         ("digits", "zero-shot", None, 0, 0.5), ("digits", "vp", 8, 0, 0.25), ("digits", "vp", 8, 1, None)
     )
-    rows = pd.concat([rows, rows.assign(study="vp-tuned"), rows.assign(study="edges")])
-    summary = results.summarise(results.of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0})
+    rows = pd.concat([rows, rows.assign(study="edges")])
+    summary = results.summarise(results.of_studies(rows, "main")).fillna({"prompt_px": 0})
     assert summary.drop(columns="dataset").values.tolist() == [
         ["zero-shot", 0, (50, None, 1), 1],
         ["vp", 8, (25, None, 1), 1],
-        ["vp-tuned", 0, (50, None, 1), 1],
-        ["vp-tuned", 8, (25, None, 1), 1],
     ]
 
 
@@ -225,7 +223,8 @@ def test_the_main_grid_has_five_seeds_for_every_data_set_method_and_width():
 
 def test_an_ablation_has_every_other_value_with_the_same_runs():
     rows = results.read()
-    for study, values in studies.ABLATIONS.items():
+    for study in studies.ABLATIONS:
+        values = studies.VARIED[study]
         found = results.of_studies(rows, study).groupby("value")[["dataset", "seed"]].agg(list)
         assert set(found.index) == {*values} - {studies.own_value(study)}
         for cells in found.itertuples(index=False):
@@ -251,8 +250,8 @@ def run_of(rows, row, world):
         changes["learning_rate"] = float(row["setting"].removeprefix("learning_rate="))
     if method == "random-masks":
         changes["random_share"] = share(rows, row)
-    if study in studies.ABLATIONS:
-        changes[study] = studies.ablation_value(study, value)
+    if study in studies.VARIED:
+        changes |= studies.changes(study, value)
     return experiment.preset(world, method, **changes)
 
 

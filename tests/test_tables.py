@@ -98,13 +98,13 @@ def runs(found, study, value, method, px):
     }
 
 
-@pytest.mark.parametrize("name", [*studies.TABLES, "where"])
+@pytest.mark.parametrize("name", [*studies.TABLES, "training", "where"])
 def test_an_ablation_pairs_each_run_with_the_recipes_own_of_the_same_data_set_and_seed(name):
-    study, found = studies.TABLES.get(name, "where"), read(CONTROLS if name == "where" else EMBEDDED)
+    study, found = studies.TABLES.get(name, name), read(CONTROLS if name == "where" else EMBEDDED)
     own = "adavipro" if name == "where" else studies.own_value(study)
     lines = tables.table(name).to_dict("records")
     if name != "where":
-        assert {line[study] for line in lines} == set(studies.ABLATIONS[study])
+        assert {line[study] for line in lines} == set(studies.VARIED[study])
     for line in lines:
         px, value = str(line["frame (px)"]), line[study]
         if name == "where":
@@ -245,14 +245,6 @@ def test_effects_name_the_best_and_the_worst_width(rows):
         "AdaViPro at full cover, over its best width (15 px)": pytest.approx(-3),
         "AdaViPro at its worst width (1 px), over zero-shot": pytest.approx(16),
     }
-
-
-def test_effects_stand_beside_vp_tuned_for_each_width_where_it_ran(rows):
-    tuned = rows[rows["method"] == "vp"].assign(
-        study="vp-tuned", test_accuracy=lambda r: r["test_accuracy"] + 0.01
-    )
-    found = told(pd.concat([rows, tuned]))
-    assert found["AdaViPro over VP with its rate tuned for each width at 28 px"] == "15.0 ± 12.7"
 
 
 def test_a_rival_with_one_seed_leaves_one_pair_and_no_interval(rows):

@@ -189,18 +189,22 @@ def picked(rows: pd.DataFrame) -> Row:
 def runs_of(study: str) -> list[Cell]:
     """List the runs of one of STUDIES."""
 
-    def cells(methods: list[str], px: list[int], seeds: Sequence[int], **values: list[Any]) -> list[Cell]:
-        made = Grid(study, NAMES, methods, px, list(seeds), "embedded", values=values).cells()
+    def cells(methods: list[str], px: list[int], seeds: Sequence[int]) -> list[Cell]:
+        made = Grid(study, NAMES, methods, px, list(seeds), "embedded").cells()
         return [Cell({**label, "study": study}, run) for label, run in made]
 
     if study == "main":
         return cells(["zero-shot", "vp", "adavipro"], WIDTHS, studies.REPORT_SEEDS)
-    varied: list[Cell] = []
-    for text, value in studies.ABLATIONS[study].items():
-        if text != studies.own_value(study):  # those are the main grid's
-            made = cells(["adavipro"], [studies.FULL_PX], studies.FEW_SEEDS, **{study: [value]})
-            varied += [Cell({**label, "value": text}, run) for label, run in made]
-    return varied
+    if study in studies.ABLATIONS:
+        own = cells(["adavipro"], [studies.FULL_PX], studies.FEW_SEEDS)
+    else:
+        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.FEW_SEEDS)
+    return [
+        Cell({**label, "value": text}, run.changed(**change))
+        for text, change in studies.VARIED[study].items()
+        if text != studies.own_value(study)  # those are the main grid's
+        for label, run in own
+    ]
 
 
 def make_studies(book: Results, keep: Mapping[str, Sequence[Any] | None]) -> None:

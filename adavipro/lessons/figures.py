@@ -17,9 +17,6 @@ from adavipro.report.tables import ablation, with_baselines
 STYLE: dict[str, dict[str, Any]] = {
     "zero-shot": {"color": "0.45", "linestyle": ":", "label": "zero-shot"},
     "vp": {"color": "#d08a00", "linestyle": "--", "marker": "s", "label": "VP"},
-    "vp-tuned": {
-        "color": "#d08a00", "linestyle": ":", "marker": "D", "mfc": "none", "label": "VP, rate tuned for each width",
-    },
     "adavipro": {"color": "#103a70", "linestyle": "-", "marker": "o", "label": "AdaViPro"},
     "linear-probe": {"color": "0.35", "linestyle": "", "marker": "^", "label": "linear probe"},
     "fine-tune": {"color": "0.0", "linestyle": "", "marker": "*", "ms": 10, "label": "full fine-tuning"},
@@ -95,7 +92,7 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
 
 def accuracy_figure(rows: pd.DataFrame) -> Figure:
     """Accuracy against frame width, a panel for each data set (the paper's Figure 2) and for their mean."""
-    return _by_dataset(summarise(of_studies(rows, "main", "vp-tuned")), "prompt_px", "frame width (px)")
+    return _by_dataset(summarise(of_studies(rows, "main")), "prompt_px", "frame width (px)")
 
 
 def price_figure(rows: pd.DataFrame) -> Figure:

@@ -172,18 +172,12 @@ def of_studies(rows: pd.DataFrame, *studies: str) -> pd.DataFrame:
     return rows[rows["study"].isin(studies)]
 
 
-def _measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Rows that have a value; VP with its rate tuned for each width is a method by itself."""
-    rows = rows.dropna(subset=[value])
-    return rows.assign(method=rows["method"].mask(rows["study"] == "vp-tuned", "vp-tuned"))
-
-
 def means_by_seed(rows: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame:
     """Mean over data sets for each method, width and seed, as rows of a data set "mean".
 
     Only where no data set is missing, and there is more than one.
     """
-    rows = _measured(rows, value)
+    rows = rows.dropna(subset=[value])
     count = rows["dataset"].nunique()
     groups = rows.groupby(["method", "prompt_px", "seed"], dropna=False, sort=False)[value]
     means = groups.agg([statistics.fmean, "count"]).reset_index().rename(columns={"fmean": value})
@@ -195,7 +189,7 @@ def summarise(rows: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame:
 
     Returns columns dataset, method, prompt_px, estimate and n, the number of runs.
     """
-    rows = pd.concat([_measured(rows, value), means_by_seed(rows, value)])
+    rows = pd.concat([rows.dropna(subset=[value]), means_by_seed(rows, value)])
     groups = rows.groupby(["dataset", "method", "prompt_px"], dropna=False, sort=False)[value]
     found = [(*cell, estimate(100 * values), len(values)) for cell, values in groups]
     summary = pd.DataFrame(found, columns=["dataset", "method", "prompt_px", "estimate", "n"])

@@ -22,8 +22,21 @@ _VALUES: dict[str, list[Any]] = {
     "hard": [False, True],
     "standardise": [True, False],
 }
-ABLATIONS = {name: {str(value): value for value in values} for name, values in _VALUES.items()}
-STUDIES = ("main", *ABLATIONS)
+ABLATIONS = tuple(_VALUES)
+# How the template is trained, of both methods at both ends: passes over the images, its start N(0, std^2), its rate.
+_TRAINING: dict[str, dict[str, Any]] = {
+    f"{epochs} epochs, start {std:g}, rate {rate:g}": {
+        "epochs": epochs, "prompt_start_std": std, "prompt_lr": rate,
+    }
+    for epochs, std, rate in (
+        (20, 1.0, 4.0), (20, 0.25, 4.0), (10, 1.0, 4.0), (5, 1.0, 4.0), (5, 0.25, 4.0), (20, 0.25, 1.0),
+    )
+}  # fmt: skip
+# What each study tries, as results files write it, and the settings that it stands for; the recipe's own first.
+VARIED: dict[str, dict[str, dict[str, Any]]] = {
+    name: {str(value): {name: value} for value in values} for name, values in _VALUES.items()
+} | {"training": _TRAINING}
+STUDIES = ("main", *VARIED)
 # Names of the ablations in `adavipro table`: the paper's numbers where it has one.
 TABLES = {
     "4": "edges", "5": "temperature_gamma", "6": "region_px", "7": "generator_width", "relu": "relu", "hard": "hard",
@@ -33,13 +46,13 @@ TABLES = {
 
 def own_value(study: str) -> str:
     """The recipe's own value of what a study varies, as text."""
-    return next(iter(ABLATIONS[study]))
+    return next(iter(VARIED[study]))
 
 
-def ablation_value(study: str, text: str) -> Any:
-    """The value of an ablation that a text of a results file stands for; a SettingError where it has no such value."""
-    if study not in ABLATIONS:
-        raise SettingError(f"study is {study!r}, but it must be one of: {', '.join(ABLATIONS)}")
-    if text not in ABLATIONS[study]:
-        raise SettingError(f"value is {text!r}, but the values of {study} are: {', '.join(ABLATIONS[study])}")
-    return ABLATIONS[study][text]
+def changes(study: str, text: str) -> dict[str, Any]:
+    """The settings that a text of a results file stands for in a study; a SettingError where it has no such text."""
+    if study not in VARIED:
+        raise SettingError(f"study is {study!r}, but it must be one of: {', '.join(VARIED)}")
+    if text not in VARIED[study]:
+        raise SettingError(f"value is {text!r}, but the values of {study} are: {', '.join(VARIED[study])}")
+    return VARIED[study][text]

@@ -23,18 +23,12 @@ TITLES = {
 }  # fmt: skip
 # Orders of methods in tables.
 BY_WIDTH = (
-    "zero-shot", "linear-probe", "fine-tune", "vp", "vp-tuned", "adavipro", "soft-masks", "random-masks",
+    "zero-shot", "linear-probe", "fine-tune", "vp", "adavipro", "soft-masks", "random-masks",
 )  # fmt: skip
 SHOTS_PX = 30  # the frame of photographs at which few images are tried
 BY_ANSWER = (
-    "vp",
-    "adavipro",
-    "untrained-masks",
-    "random-masks",
-    "soft-masks",
-    "vp-fixed-patch",
-    "vp-random-patch",
-)
+    "vp", "adavipro", "untrained-masks", "random-masks", "soft-masks", "vp-fixed-patch", "vp-random-patch",
+)  # fmt: skip
 # What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
 # and the most of the nine data sets, 10 and 397.
 PAPER_PARAMETERS = {
@@ -90,7 +84,7 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_width(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2: every method at every width of the frame, on every data set and on their mean."""
-    wide = _wide(summarise(of_studies(rows, "main", "vp-tuned")).fillna({"prompt_px": 0}), "prompt_px")
+    wide = _wide(summarise(of_studies(rows, "main")).fillna({"prompt_px": 0}), "prompt_px")
     if 0 in wide:  # without a prompt: the same at every width
         bare = wide.pop(0)
         wide = wide.apply(lambda cells: cells.where(cells.notna(), bare))
@@ -153,7 +147,7 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
     Accuracy in points of percent, differences taken seed by seed. The paper reports the first three of AdaViPro's
     on CLIP, where its mean gain over VP at the four other widths is 9.0 (Table 2).
     """
-    found = _means(of_studies(rows, "main", "vp-tuned"), "test_accuracy")
+    found = _means(of_studies(rows, "main"), "test_accuracy")
     vp, ada = found["vp"], found["adavipro"]
     zero_shot = found["zero-shot", 0].dropna().iloc[0]  # nothing is drawn: one for all seeds
     vp_best, best, worst = vp.mean().idxmax(), ada.mean().idxmax(), ada.mean().idxmin()
@@ -161,12 +155,10 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
         f"VP at {NARROW_PX} px, over zero-shot": vp[NARROW_PX] - zero_shot,
         f"VP at full cover, over its best width ({vp_best} px)": vp[FULL_PX] - vp[vp_best],
     }
-    for rival, name in (("vp", "VP"), ("vp-tuned", "VP with its rate tuned for each width")):
-        if rival in found:
-            gaps = ada - found[rival]
-            others = gaps.drop(columns=NARROW_PX).mean(axis=1, skipna=False)
-            lines |= {f"AdaViPro over {name} at {px} px": gaps[px] for px in gaps}
-            lines[f"AdaViPro over {name}, mean of the four other widths"] = others
+    gaps = ada - vp
+    lines |= {f"AdaViPro over VP at {px} px": gaps[px] for px in gaps}
+    others = gaps.drop(columns=NARROW_PX).mean(axis=1, skipna=False)
+    lines["AdaViPro over VP, mean of the four other widths"] = others
     lines[f"AdaViPro at full cover, over its best width ({best} px)"] = ada[FULL_PX] - ada[best]
     lines[f"AdaViPro at its worst width ({worst} px), over zero-shot"] = ada[worst] - zero_shot
     return pd.DataFrame({"effect": lines.keys(), "points": map(estimate, lines.values())})
@@ -227,6 +219,11 @@ def _compared(rows: pd.DataFrame, title: str, own: str) -> pd.DataFrame:
         line["difference"] = estimate(() if value == own or others is None else percent - others)
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def training(rows: pd.DataFrame) -> pd.DataFrame:
+    """Both methods at both ends of the widths, by the length of training and the start of the template."""
+    return ablation(rows, "training").sort_values(["frame (px)", "method"], kind="stable")
 
 
 def where(rows: pd.DataFrame) -> pd.DataFrame:
@@ -302,6 +299,7 @@ def search(rows: pd.DataFrame) -> pd.DataFrame:
 SEARCHES = {f"search-{name}": name for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")}
 OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
     "1": by_method, "2": by_width, "3": price, "effects": effects, "thumb": thumb, "masks": masks,
-    "noise": noise, "where": where, "photographs": by_width, "shots": by_shots, **dict.fromkeys(SEARCHES, search),
+    "noise": noise, "training": training, "where": where, "photographs": by_width, "shots": by_shots,
+    **dict.fromkeys(SEARCHES, search),
 }  # fmt: skip
 NAMES = (*OTHERS, *studies.TABLES)
