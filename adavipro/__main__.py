@@ -20,7 +20,7 @@ from adavipro.lessons import install
 WORLDS, RECIPES = ("embedded", "photographs", "paper"), ("paper", "ours")
 DATA_SETS = "data sets: the drawn ones, solar-cells, handwritten-digits, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
-OTHER_TABLES = "relu hard standardise effects thumb masks noise where photographs shots".split()
+OTHER_TABLES = "relu hard standardise effects thumb masks noise training where photographs shots".split()
 OTHER_TABLES += "search-vp search-adavipro search-photographs-vp search-photographs-adavipro".split()
 FIGURES = ("2", "masks", "ablations", "photographs")
 NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")

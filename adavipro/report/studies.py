@@ -24,18 +24,16 @@ _VALUES: dict[str, list[Any]] = {
 }
 ABLATIONS = tuple(_VALUES)
 # How the template is trained, of both methods at both ends: passes over the images, its start N(0, std^2), its rate.
-_TRAINING: dict[str, dict[str, Any]] = {
-    f"{epochs} epochs, start {std:g}, rate {rate:g}": {
-        "epochs": epochs, "prompt_start_std": std, "prompt_lr": rate,
-    }
-    for epochs, std, rate in (
-        (20, 1.0, 4.0), (20, 0.25, 4.0), (10, 1.0, 4.0), (5, 1.0, 4.0), (5, 0.25, 4.0), (20, 0.25, 1.0),
-    )
-}  # fmt: skip
+_TRAINING = [(20, 1.0, 4.0), (20, 0.25, 4.0), (10, 1.0, 4.0), (5, 1.0, 4.0), (5, 0.25, 4.0), (20, 0.25, 1.0)]
 # What each study tries, as results files write it, and the settings that it stands for; the recipe's own first.
 VARIED: dict[str, dict[str, dict[str, Any]]] = {
     name: {str(value): {name: value} for value in values} for name, values in _VALUES.items()
-} | {"training": _TRAINING}
+} | {
+    "training": {
+        f"{n} epochs, start {std:g}, rate {rate:g}": {"epochs": n, "prompt_start_std": std, "prompt_lr": rate}
+        for n, std, rate in _TRAINING
+    }
+}
 STUDIES = ("main", *VARIED)
 # Names of the ablations in `adavipro table`: the paper's numbers where it has one.
 TABLES = {
