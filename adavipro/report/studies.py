@@ -30,8 +30,8 @@ VARIED: dict[str, dict[str, dict[str, Any]]] = {
     name: {str(value): {name: value} for value in values} for name, values in _VALUES.items()
 } | {
     "training": {
-        f"{n} epochs, start {std:g}, rate {rate:g}": {"epochs": n, "prompt_start_std": std, "prompt_lr": rate}
-        for n, std, rate in _TRAINING
+        f"{n} epochs at rate {lr:g} from start {s:g}": {"epochs": n, "prompt_lr": lr, "prompt_start_std": s}
+        for n, s, lr in _TRAINING
     }
 }
 STUDIES = ("main", *VARIED)
