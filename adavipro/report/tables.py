@@ -222,7 +222,7 @@ def _compared(rows: pd.DataFrame, title: str, own: str) -> pd.DataFrame:
 
 
 def training(rows: pd.DataFrame) -> pd.DataFrame:
-    """Both methods at both ends of the widths, by the length of training and the start of the template."""
+    """Both methods at both ends of the widths, by length of training, start of the template and its rate."""
     return ablation(rows, "training").sort_values(["frame (px)", "method"], kind="stable")
 
 
