@@ -136,7 +136,7 @@ RECIPES = ("paper", "ours")
 # A real network on real photographs, on a laptop. From first tries, not searched yet.
 PHOTOGRAPHS: dict[str, Any] = {
     "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3, "batch_size": 32,
-    "prompt_lr": 10.0, "generator_lr": 0.1, "temperature_gamma": 0.4,
+    "prompt_lr": 10.0, "generator_lr": 0.1,
 }  # fmt: skip
 EMBEDDED_FINE_TUNING: dict[str, Any] = {"epochs": 5}  # as its learning rate was searched with
 PHOTOGRAPHS_FINE_TUNING: dict[str, Any] = {"learning_rate": 3e-4}  # a usual value, not tuned
@@ -202,8 +202,7 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     if world == "photographs":
         values |= PHOTOGRAPHS | (PHOTOGRAPHS_FINE_TUNING if method == "fine-tune" else {})
         if isinstance(shots := changes.get("shots"), int) and shots > 0:  # each class is shown 400 times
-            falls = {"temperature_end": 0.1, "temperature_gamma": None}
-            values |= {"epochs": max(values["epochs"], round(400 / shots)), **falls}
+            values["epochs"] = max(values["epochs"], round(400 / shots))
     if world == "paper":
         values |= PAPER | (OURS if recipe == "ours" else {})
         values |= PAPER_FINE_TUNING if method == "fine-tune" else {}

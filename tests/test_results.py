@@ -213,7 +213,7 @@ def test_a_summary_skips_what_is_blank():
 # --- What ships -----------------------------------------------------------------------------------------------------
 
 
-def test_the_main_grid_has_five_seeds_for_every_data_set_method_and_width():
+def test_the_main_grid_has_all_seeds_for_every_data_set_method_and_width():
     main = results.of_studies(results.read(), "main")
     prompted = main[main["method"] != "zero-shot"]
     cells = Counter(prompted[["dataset", "method", "prompt_px"]].itertuples(index=False, name=None))

@@ -60,9 +60,11 @@ FINALISTS: dict[str, list[dict[str, list[Any]]]] = {
 }
 # At the frame of 30 px; VP's published rate is 40.
 PHOTOGRAPHS_SEARCH: dict[str, list[dict[str, list[Any]]]] = {
-    "vp": [{"epochs": [3, 5], "prompt_lr": [2.5, 10.0, 40.0]}],
+    "vp": [{"epochs": [3], "prompt_lr": [2.5, 10.0, 40.0]}],
     "adavipro": [
-        {"epochs": [3, 5], "prompt_lr": [10.0, 40.0], "generator_lr": [0.01, 0.1], "on_bias": [0.0, 2.0]}
+        {"epochs": [3], "prompt_lr": [10.0], "generator_lr": [0.01], "on_bias": [0.0, 2.0]},
+        {"epochs": [3], "prompt_lr": [10.0], "generator_lr": [0.1], "on_bias": [0.0]},
+        {"epochs": [3], "prompt_lr": [40.0], "generator_lr": [0.01], "on_bias": [0.0]},
     ],
 }
 FINAL_MARGIN = 0.01  # of accuracy

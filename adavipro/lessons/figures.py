@@ -62,7 +62,9 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
         means = [estimate.mean for estimate in points["estimate"]]
         if method == "zero-shot" or points[x].isna().all():  # has no prompt: the same everywhere
             for mean in means:
-                axes.axhline(mean, **style | ({} if method == "zero-shot" else {"linestyle": "-."}))
+                axes.axhline(
+                    mean, **style | ({} if method == "zero-shot" else {"linestyle": "-.", "clip_on": False})
+                )
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
@@ -124,7 +126,7 @@ def masks_figure(rows: pd.DataFrame) -> Figure:
 def ablations_figure(rows: pd.DataFrame) -> Figure:
     """Each ablation: difference from the recipe's own value, on the mean, with its 95 % interval over pairs of runs."""
     titles = {study: title for study, title in ABLATION_PANELS.items() if len(of_studies(rows, study))}
-    figure = Figure(figsize=(1.9 * len(titles) + 0.5, 3.0), layout="constrained")
+    figure = Figure(figsize=(2.2 * len(titles) + 0.5, 3.0), layout="constrained")
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, (study, title) in zip(panels, titles.items(), strict=True):
         lines, own = ablation(rows, study), own_value(study)
