@@ -21,6 +21,8 @@ results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew
 	$(BIN)/python tools/make_results.py epochs --out data/results/epochs.csv
 	$(BIN)/python tools/make_results.py controls --out data/results/controls.csv
 	$(BIN)/python tools/make_results.py baselines --out data/results/baselines.csv
+	$(BIN)/python tools/make_results.py tune --world photographs --method vp --out data/results/search_photographs_vp.csv
+	$(BIN)/python tools/make_results.py tune --world photographs --method adavipro --out data/results/search_photographs_adavipro.csv
 	$(BIN)/python tools/make_results.py photographs --out data/results/photographs.csv
 	$(BIN)/python docs/fill.py
 

@@ -255,16 +255,16 @@ def run_of(rows, row, world):
     return experiment.preset(world, method, **changes)
 
 
-@pytest.mark.parametrize("name", ["embedded", "controls", "photographs", "baselines", *shipped.SEARCH])
+@pytest.mark.parametrize("name", ["embedded", "controls", "photographs", "baselines", *tables.SEARCHES])
 def test_every_row_that_ships_has_the_key_of_its_run(name):
-    if name in shipped.SEARCH:
-        rows = tables.read_search(name)
+    if name in tables.SEARCHES:
+        rows = tables.read_search(tables.SEARCHES[name])
     elif name == "baselines":
         rows = results.read_table(results.BASELINES, ("study", "setting", "key"))
     else:
         rows = results.read(results.FOLDER / f"{name}.csv")
     sources = {dataset: datasets.find(dataset) for dataset in set(rows["dataset"])}
-    world = "photographs" if name == "photographs" else "embedded"
+    world = "photographs" if "photographs" in name else "embedded"
     assert rows["key"].tolist() == [
         run_of(rows, row, world).key(sources[row["dataset"]]) for _, row in rows.iterrows()
     ]
