@@ -1,4 +1,4 @@
-"""Draw docs/solar-cells.png: test photographs under the trained prompts of seed 0. `python tools/solar_cells.py`.
+"""Draw docs/solar-cells.png: test photographs under AdaViPro's prompts of seed 0. `python tools/solar_cells.py`.
 
 Runs that are not finished are made first, some minutes each.
 """
@@ -11,7 +11,7 @@ from adavipro import datasets, experiment
 from adavipro.lessons import drawings
 
 SHOWN = 4  # of each class
-TITLES = {"VP, 30 px": ("vp", 30), "AdaViPro, 30 px": ("adavipro", 30), "AdaViPro, 112 px": ("adavipro", 112)}
+WIDTHS_PX = (30, 112)
 
 
 def main() -> None:
@@ -19,11 +19,11 @@ def main() -> None:
     split = datasets.load_split("solar-cells", "test", 224)
     chosen = torch.cat([(split.labels == label).nonzero()[:SHOWN, 0] for label in (0, 1)])
     methods = {}
-    for title, (method, px) in TITLES.items():
-        run = experiment.preset("photographs", method, prompt_px=px)
+    for px in WIDTHS_PX:
+        run = experiment.preset("photographs", "adavipro", prompt_px=px)
         experiment.run(run)
         model = experiment.restore(run.folder("runs"))
-        methods[title] = model.method
+        methods[f"AdaViPro, {px} px"] = model.method
     with torch.no_grad():
         figure = drawings.picture_figure(
             model.classifier, split.images[chosen], methods, split.labels[chosen]
