@@ -62,9 +62,7 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
         means = [estimate.mean for estimate in points["estimate"]]
         if method == "zero-shot" or points[x].isna().all():  # has no prompt: the same everywhere
             for mean in means:
-                axes.axhline(
-                    mean, **style | ({} if method == "zero-shot" else {"linestyle": "-.", "clip_on": False})
-                )
+                axes.axhline(mean, **{**style, "linestyle": style["linestyle"] or "-.", "clip_on": False})
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
