@@ -131,30 +131,36 @@ class Experiment(Settings):
 
 # --- Recipes by name ----------------------------------------------------------------------------------------------
 
-WORLDS = ("embedded", "photographs", "paper")
 RECIPES = ("paper", "ours")
-# A real network on real photographs, on a laptop; picked on validation, as docs/choices.md says.
-PHOTOGRAPHS: dict[str, Any] = {
-    "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3, "batch_size": 32,
-    "prompt_lr": 10.0,
+# What each world changes: the small one nothing, photographs what validation picked (docs/choices.md), the paper's
+# world its and VP's recipe, word for word, on the smallest of the nine data sets to download.
+BASES: dict[str, dict[str, Any]] = {
+    "embedded": {},
+    "photographs": {
+        "dataset": "solar-cells", "model": lite0.NAME, "prompt_px": 30, "region_px": 32, "epochs": 3,
+        "batch_size": 32, "prompt_lr": 10.0,
+    },
+    "paper": {
+        "dataset": "eurosat", "model": "ViT-B-32-quickgelu", "pretrained": "openai", "prompt_px": 30, "region_px": 32,
+        "generator_width": 64, "standardise": False, "epochs": 1000, "batch_size": 256, "prompt_lr": 40.0,
+        "generator_lr": 1.0, "warmup_steps": 1000, "temperature_gamma": 0.98,
+    },
 }  # fmt: skip
-EMBEDDED_FINE_TUNING: dict[str, Any] = {"epochs": 5}  # as its learning rate was searched with
-PHOTOGRAPHS_OWN = {"adavipro": {"prompt_lr": 40.0}, "fine-tune": {"learning_rate": 3e-4}}  # not tuned: 3e-4
-# The paper's and VP's recipe, word for word; its data set is the smallest of the nine to download.
-PAPER: dict[str, Any] = {
-    "dataset": "eurosat", "model": "ViT-B-32-quickgelu", "pretrained": "openai", "prompt_px": 30, "region_px": 32,
-    "generator_width": 64, "standardise": False, "epochs": 1000, "batch_size": 256, "prompt_lr": 40.0,
-    "generator_lr": 1.0, "warmup_steps": 1000, "temperature_gamma": 0.98,
-}  # fmt: skip
+WORLDS = tuple(BASES)
 # Where we would leave it; docs/choices.md says why. Not measured on CLIP yet.
 OURS: dict[str, Any] = {
     "epochs": 100, "warmup_share": 0.05, "warmup_steps": None, "precision": "bfloat16", "temperature_end": 0.1,
     "temperature_gamma": None, "standardise": True,
 }  # fmt: skip
-# The paper gives no recipe of its fine-tuning: usual values, not tuned.
-PAPER_FINE_TUNING: dict[str, Any] = {
-    "learning_rate": 1e-5, "weight_decay": 0.1, "epochs": 20, "batch_size": 256, "warmup_share": 0.05,
-    "warmup_steps": None,
+# What a method has of its own in a world. Fine-tuning on photographs and CLIP has usual values, not tuned.
+OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("embedded", "fine-tune"): {"epochs": 5},  # as its learning rate was searched with
+    ("photographs", "adavipro"): {"prompt_lr": 40.0},
+    ("photographs", "fine-tune"): {"learning_rate": 3e-4},
+    ("paper", "fine-tune"): {
+        "learning_rate": 1e-5, "weight_decay": 0.1, "epochs": 20, "batch_size": 256, "warmup_share": 0.05,
+        "warmup_steps": None,
+    },
 }  # fmt: skip
 # Controls and VP's other templates, each a method with single settings changed.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -196,16 +202,10 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     if world != "paper" and recipe != "paper":
         raise SettingError(f"recipe is {recipe!r}, but the {world} world has one recipe only: leave it out")
     method, variant = VARIANTS.get(method, (method, {}))
-    values: dict[str, Any] = {"method": method}
-    if world == "embedded" and method == "fine-tune":
-        values |= EMBEDDED_FINE_TUNING
-    if world == "photographs":
-        values |= PHOTOGRAPHS | PHOTOGRAPHS_OWN.get(method, {})
-        if isinstance(shots := changes.get("shots"), int) and shots > 0:  # each class is shown 400 times
-            values["epochs"] = max(values["epochs"], round(400 / shots))
-    if world == "paper":
-        values |= PAPER | (OURS if recipe == "ours" else {})
-        values |= PAPER_FINE_TUNING if method == "fine-tune" else {}
+    ours = OURS if recipe == "ours" else {}
+    values: dict[str, Any] = {"method": method} | BASES[world] | ours | OWN.get((world, method), {})
+    if world == "photographs" and isinstance(shots := changes.get("shots"), int) and shots > 0:
+        values["epochs"] = max(values["epochs"], round(400 / shots))  # each class is shown 400 times
     return Experiment.of(**values).changed(**variant | changes)
 
 

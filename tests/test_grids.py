@@ -236,8 +236,7 @@ def test_studies_change_their_setting_alone():
 
 def world_of_search(name):
     """World and method of one of tables.SEARCHES."""
-    world, method = ("embedded", *name.split("-"))[-2:]
-    return world, method
+    return ("embedded", *name.split("-"))[-2:]
 
 
 def test_the_recipe_is_what_its_search_picked():
