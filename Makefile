@@ -40,11 +40,13 @@ pretrain: $(INSTALLED) ## Train the small CLIP, data/small_clip, anew: an hour
 bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write benchmarks/: nothing else should run
 	$(BIN)/python benchmarks/speed.py
 
-test: lint ## Check style and types, then run all tests
+test: $(INSTALLED) ## Check style, then run all tests; types are one of them
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/browser
 
 test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 15 minutes; TRIALS=0.1 for a tenth of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
@@ -68,5 +70,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "name another one, as in 'make $(or $(MAKECMDGOALS),test) PYTHON=python3.12'." >&2; exit 1; }
 	@echo "Installing into .venv: some minutes, about 6 GB on Linux."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,paper,photographs,docs,dev]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,paper,photographs,docs,dev]'
 	@touch $@

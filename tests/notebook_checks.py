@@ -24,7 +24,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "09_is_it_real": {"epochs": 1},
     "10_your_images": {"epochs": 1, "pictures": 10},
     "11_any_classifier": {"epochs": 1, "source_pictures": 2000},
-    "12_tables_and_machines": {"seeds": 1},
+    "12_tables_and_machines": {"seeds": 1, "workers": 1},
 }
 LIMIT_S = 400
 

@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 import torch
+from helpers import small_splits
 from notebook_checks import SMALLEST
 from samples import publish, rules
 
@@ -61,16 +62,17 @@ def solution(notebook: nbformat.NotebookNode, place: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def one_thread():
-    """Notebooks set the number of threads."""
+def small():
+    """A few dozen pictures of each data set, and the number of threads as it was: notebooks set it."""
     threads = torch.get_num_threads()
-    yield
+    with small_splits():
+        yield
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("name", "place"), WITH, ids=[f"{name}-{place}" for name, place in WITH])
 def test_a_solution_is_right_a_stub_is_not_filled_in_and_a_wrong_one_is_told(
-    name, place, tmp_path, capsys, monkeypatch, one_thread
+    name, place, tmp_path, capsys, monkeypatch, small
 ):
     monkeypatch.setattr(pages, "get_ipython", lambda: None)
     notebook, space = NOTEBOOKS[name], {"__name__": "__main__"}
