@@ -123,13 +123,13 @@ def test_picture_figure_shows_each_image_as_the_classifier_sees_it_and_each_mask
 def test_forming_figure_of_a_long_run_shows_ten_epochs_with_the_first_and_the_last(pictures):
     figure = drawings.forming_figure(25 * [torch.ones(2, 1, 7, 7)], pictures)
     titles = [axes.get_title() for axes in figure.axes[:11]]
-    assert (titles[:2], titles[-1], figure.axes[11].get_title()) == (["image", "epoch 0"], "epoch 24", "")
+    assert (titles[:2], titles[-1], figure.axes[11].get_title()) == (["image", "epoch 1"], "epoch 25", "")
 
 
 def test_forming_figure_begins_with_the_masks_before_training(pictures):
     on, off = torch.ones(2, 1, 7, 7), torch.zeros(2, 1, 7, 7)
     figure = drawings.forming_figure([on], pictures, before=off)
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "before", "epoch 0"]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["image", "before", "epoch 1"]
     for _, before, after in in_rows(figure, 3):
         assert torch.allclose(drawn(after) - drawn(before), torch.tensor(0.65), atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_forming_figure_begins_with_the_masks_before_training(pictures):
 def test_forming_figure_lays_images_and_masks_in_a_row(pictures, rng):
     decided = [(torch.rand(2, 1, 7, 7, generator=rng) > 0.5).float() for _ in range(3)]
     figure = drawings.forming_figure(decided, pictures)
-    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "epoch 0", "epoch 1", "epoch 2"]
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "epoch 1", "epoch 2", "epoch 3"]
     for i, (image, *masks) in enumerate(in_rows(figure, 4)):
         assert torch.equal(drawn(image), pictures[i].permute(1, 2, 0) / 255)
         for axes, decisions in zip(masks, decided, strict=True):
@@ -247,9 +247,9 @@ def test_curves_figure_has_a_panel_a_metric_and_a_line_a_run():
     titles = ["training loss", "validation accuracy (%)", "regions on (%)"]
     assert [axes.get_title() for axes in figure.axes] == titles
     loss, accuracy, share = ([line.get_xydata().tolist() for line in axes.lines] for axes in figure.axes)
-    assert loss == [[[0, 2], [1, 1], [2, 0]], [[0, 3]], []]
-    assert accuracy == [[[0, 0], [1, 20], [2, 40]], [[0, 50]], []]
-    assert share == [[], [[0, 25]], []]
+    assert loss == [[[1, 2], [2, 1], [3, 0]], [[1, 3]], []]
+    assert accuracy == [[[1, 0], [2, 20], [3, 40]], [[1, 50]], []]
+    assert share == [[], [[1, 25]], []]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in figure.axes[0].lines}
     assert len(looks) == 3

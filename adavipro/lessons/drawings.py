@@ -138,7 +138,7 @@ def forming_figure(masks_by_epoch: Sequence[Tensor], images: Tensor, before: Ten
     columns, decided = {"image": pictures}, {} if before is None else {"before": before}
     last = len(masks_by_epoch) - 1
     for epoch in dict.fromkeys(round(i * last / 9) for i in range(10)) if last > 9 else range(last + 1):
-        decided[f"epoch {epoch}"] = masks_by_epoch[epoch]
+        decided[f"epoch {epoch + 1}"] = masks_by_epoch[epoch]
     for name, decisions in decided.items():
         mask = enlarge(decisions.cpu().float(), images.shape[-1] // decisions.shape[-1])
         columns[name] = (0.35 * pictures.mean(1, keepdim=True) + 0.65 * mask).expand_as(pictures)
@@ -259,7 +259,7 @@ def curves_figure(
     histories: Mapping[str, pd.DataFrame | Sequence[Mapping[str, Any]]],
     metrics: Sequence[str] = ("loss", "val_accuracy", "temperature", "share_on"),
 ) -> Figure:
-    """Runs epoch by epoch: a panel for each metric, a line for each run.
+    """Runs epoch by epoch, counted from 1: a panel for each metric, a line for each run.
 
     Args:
         histories: a run's name and its rows, one an epoch, as a run's metrics.csv or a training's watch has them.
@@ -274,7 +274,7 @@ def curves_figure(
             known = pd.DataFrame(rows).reindex(columns=["epoch", metric]).dropna()
             shown = known[metric] * (100 if "(%)" in title else 1)
             marks = {"markersize": 4, "markevery": max(1, len(known) // 10)}
-            axes.plot(known["epoch"], shown, dash, color=colour, label=name, **marks)
+            axes.plot(known["epoch"] + 1, shown, dash, color=colour, label=name, **marks)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("epoch", fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
