@@ -50,8 +50,8 @@ def clutter(images: Tensor, coverage: Tensor, g: torch.Generator, share: float) 
     """Lay foreign shapes over pictures, as photographs have things beside and before what they show.
 
     Up to SHAPES boxes, discs, bars and blobs a picture, of any place, size and tilt. Each is filled with noise, with
-    a smear of the picture, with a plain colour or with a pattern. None of it looks where the object is; only a shape
-    that would bring the hidden share of the object over HIDDEN is left out, since the class would be lost with it.
+    a smear of the picture, with a plain colour or with a pattern. Of the object it heeds one thing: a shape that
+    would bring the hidden share of the object over HIDDEN is left out, since the class would be lost with it.
 
     Args:
         images: (b, 3, h, w), normalised.

@@ -36,8 +36,8 @@ backgrounds with clouds, grain and faint textures.
 
 **Clutter.** Photographs have things beside and before what they show, and CLIP has learned to bear them. So from early
 on up to {noisy:.0%} of the pictures carried up to {shapes} foreign boxes, discs, bars and blobs of random place, size
-and tilt, filled with noise, with a smear of the picture, with a plain colour or with a pattern. The clutter knows
-nothing of AdaViPro's grid, of VP's frame, or of where the object is; only a shape that would have brought the hidden
+and tilt, filled with noise, with a smear of the picture, with a plain colour or with a pattern. The clutter follows
+neither AdaViPro's grid nor VP's frame. It heeds the object in one way: a shape that would have brought the hidden
 part of the object over {hidden:.0%} was left out.
 
 ## How
