@@ -46,7 +46,7 @@ test: $(INSTALLED) ## Check style, then run all tests; types are one of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 15 minutes; TRIALS=0.1 for a tenth of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
