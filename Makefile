@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce results notebooks docs pretrain bench test test-browser test-faults lint format clean
+.PHONY: help reproduce results notebooks docs pretrain bench test test-browser test-faults style lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,9 +40,7 @@ pretrain: $(INSTALLED) ## Train the small CLIP, data/small_clip, anew: an hour
 bench: $(INSTALLED) ## Measure the speed of a step beside the floor, and write benchmarks/: nothing else should run
 	$(BIN)/python benchmarks/speed.py
 
-test: $(INSTALLED) ## Check style, then run all tests; types are one of them
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+test: style ## Check style, then run all tests; types are one of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
@@ -51,9 +49,11 @@ test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chro
 test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 15 minutes; TRIALS=0.1 for a tenth of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
 
-lint: $(INSTALLED) ## Check style and types
+style: $(INSTALLED) ## Check style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+lint: style ## Check style and types
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## Lay the code out and mend what can be mended by itself
