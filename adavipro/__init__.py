@@ -20,11 +20,7 @@ _HOME = {
     "experiment": ["Experiment", "preset", "restore", "run"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-__all__ = [  # noqa: F822: they are imported when they are first used
-    "AdaViPro", "CheckpointError", "EdgeDetector", "Evaluation", "Experiment", "FramePrompt", "FrozenClassifier",
-    "FrozenClip", "MaskGenerator", "Prompted", "PromptedClassifier", "Recipe", "SettingError", "Split",
-    "TrainingDiverged", "evaluate", "fit", "load", "preset", "restore", "run",
-]  # fmt: skip
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

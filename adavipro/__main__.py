@@ -20,7 +20,7 @@ from adavipro.lessons import install
 WORLDS, RECIPES = ("embedded", "photographs", "paper"), ("paper", "ours")
 DATA_SETS = "data sets: the drawn ones, solar-cells, handwritten-digits, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
-OTHER_TABLES = "relu hard standardise effects thumb masks noise training where photographs shots".split()
+OTHER_TABLES = "relu hard standardise effects lead thumb masks noise training where photographs shots".split()
 OTHER_TABLES += "search-vp search-adavipro search-photographs-vp search-photographs-adavipro".split()
 FIGURES = ("2", "masks", "ablations", "photographs")
 NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")
@@ -110,8 +110,8 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print a table: the paper's figures beside yours, or a table of the small world's results."""
-    from adavipro.report import results, tables
+    """Print a table: the paper's figures beside yours, or a table of results, those that ship or your own."""
+    from adavipro.report import tables
 
     printed: dict[str, Callable[..., str]] = {
         "markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex,
@@ -120,24 +120,20 @@ def table(args: argparse.Namespace) -> None:
         return _beside_published(args, printed)
     if args.world == "paper":
         raise ValueError(f"table is {args.number!r}, but the paper has the tables {', '.join(PAPER_TABLES)}")
-    rows = results.read(args.results) if args.results else None
-    print(printed[args.format](tables.table(args.number, rows)), end="")
+    print(printed[args.format](tables.table(args.number, tables.read(args.number, args.results))), end="")
     return None
 
 
 def _beside_published(args: argparse.Namespace, printed: dict[str, Callable[..., str]]) -> None:
-    """Print and write the paper's figures, ours from `adavipro sweep tables/table<N>.yaml`, and their difference."""
+    """Print the paper's figures, ours from `adavipro sweep tables/table<N>.yaml`, and their difference."""
     from adavipro.report import published, results
     from adavipro.sweeps import grids
 
-    stem = args.root / "tables" / f"table{args.number}"
-    own = args.results or stem.with_suffix(".csv")
+    own = args.results or args.root / "tables" / f"table{args.number}.csv"
     rows = results.read(own) if args.results or own.exists() else None
     lines = published.beside(rows, grids.read(grids.TABLES / f"table{args.number}.yaml"))
-    written = published.write(lines, stem.with_name(f"{stem.name}-published"))
     told = f"{published.CAPTION}\n\n" if args.format == "markdown" else ""
     print(told + printed[args.format](lines), end="")
-    print("written:", *written, file=sys.stderr)
 
 
 def figure(args: argparse.Namespace) -> None:
@@ -242,9 +238,9 @@ def parser() -> argparse.ArgumentParser:
 
     printed, drawn = command(table), command(figure)
     shown = "2: accuracy against the width of the frame"
-    others = "1: every method; 3: their price; effects; masks; search-*: candidates; photographs; shots; else ablations"
+    others = "1: every method; 3: price; effects; lead; masks; search-*: candidates; photographs; shots; else ablations"
     printed.add_argument("number", choices=(*PAPER_TABLES, *OTHER_TABLES), help=f"{shown}; {others}")
-    printed.add_argument("--world", choices=WORLDS, help="default: the paper's for its tables 1 to 7")
+    printed.add_argument("--world", choices=("embedded", "paper"), help="of tables 1 to 7 (default: paper)")
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
     drawn.add_argument("number", choices=FIGURES, help=shown + "; masks: where the prompt lies")
     drawn.add_argument("--out", type=expanded, help="path without its ending: PNG and SVG are written")

@@ -7,7 +7,7 @@ all of it. It is written aside, synced and renamed; it is used only if its hash 
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,8 @@ def settings_that_differ(there: dict[str, Any], here: dict[str, Any]) -> list[st
     return [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in differ]
 
 
-def tensors_that_differ(
-    found: dict[str, Tensor], wanted: Mapping[str, Tensor], optional: Collection[str] = ()
-) -> list[str]:
-    """What is wrong with stored tensors, a phrase for each: missing, of another shape, not finite, or unknown.
-
-    The `wanted` have the right names and shapes; further ones with `optional` names may be there.
-    """
+def tensors_that_differ(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with stored tensors, a phrase for each: missing, of another shape, not finite, or unknown."""
     differ = []
     for name, p in wanted.items():
         value = found.get(name)
@@ -135,4 +130,4 @@ def tensors_that_differ(
             differ.append(f"tensor {name} has shape {tuple(value.shape)} there, {tuple(p.shape)} here")
         elif not value.isfinite().all():
             differ.append(f"tensor {name} holds values that are not finite")
-    return differ + [f"tensor {n} is unknown" for n in sorted(found.keys() - wanted.keys() - set(optional))]
+    return differ + [f"tensor {n} is unknown" for n in sorted(found.keys() - wanted.keys())]

@@ -1,11 +1,9 @@
 """One pass over a split: accuracy, and where the prompt lies."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from adavipro.data import Split, batches
 from adavipro.method import AdaViPro
@@ -39,28 +37,23 @@ def evaluate(
     classifier: "FrozenClassifier",
     method: AdaViPro | None,
     split: Split,
-    choose_decisions: Callable[[Tensor, slice], Tensor] | None = None,
     temperature: float | None = None,
 ) -> Evaluation:
     """Classify each image of a split once, with its prompt; without a method, zero-shot.
 
     Args:
-        choose_decisions: replaces the decisions (b, 1, r, r) of a slice of the split, for ablations such as random
-            masks of the same share.
         temperature: that of training, to tell how far its noise would reach; the decisions are the likelier ones.
     """
     right, decisions, covered, logits = [], [], [], []
-    for part, images, labels, objects in batches(split, classifier):
+    for _, images, labels, objects in batches(split, classifier):
         if method is not None:
             prompted = method(images)
-            if choose_decisions is not None:
-                prompted = method(images, decisions=choose_decisions(prompted.decisions, part))
             images = prompted.images
             decisions.append(prompted.decisions)
             if temperature is not None and prompted.logits is not None:
                 logits.append(prompted.logits)
             if objects is not None:
-                reach = prompted.mask.mean(1, keepdim=True) * method.prompt.support
+                reach = prompted.mask * method.prompt.support
                 covered.append((objects.float() / 255 * reach).sum())
         right.append((classifier(images).argmax(1) == labels).sum())
     accuracy = int(torch.stack(right).sum()) / len(split)  # waits for the device

@@ -28,8 +28,6 @@ from adavipro.report.kept import read_json
 METHODS = ("zero-shot", "vp", "adavipro", "linear-probe", "fine-tune")
 BASELINES = ("linear-probe", "fine-tune")  # what prompts stand beside
 RESULT, PROMPT, TIMING = "result.json", "prompt.safetensors", "timing.json"
-OTHER_FILES = "config.json metrics.csv lock failed.json validated.json".split()
-FILES = (RESULT, PROMPT, TIMING, baselines.FILE, *OTHER_FILES)
 # What result.json holds of every run, beside its key and settings; None where a method has no such thing.
 MEASURES: dict[str, Any] = {
     "val_accuracy": float | None, "test_accuracy": float, "share_on": float | None, "mask_diversity": float | None,
@@ -177,6 +175,8 @@ def world_of(dataset: str, model: str | None = None) -> str:
 
     Where a folder's model is given, it is "embedded" with the small CLIP alone.
     """
+    if dataset in datasets.nine.SPECS:
+        return "paper"
     if not dataset.startswith(datasets.folders.PREFIX):
         return "photographs" if dataset in datasets.photographs.FIND else "embedded"
     if model is None:
@@ -285,12 +285,6 @@ def read_folder(folder: Path, key: str) -> dict[str, Any] | None:
     return read_json(folder / RESULT, kinds, key, 1 + 1e-6)  # sums are as exact as float32
 
 
-def check_files(folder: Path) -> None:
-    """Raise a SettingError where a folder stands in the place of a run's file, which could not be written."""
-    if wrong := [name for name in FILES if (folder / name).is_dir()]:
-        raise SettingError(f"{', '.join(wrong)} in {folder} must be a file, but is a folder: move it away")
-
-
 def _prepare(
     experiment: Experiment, source: datasets.Source, folder: Path, resume: bool | None, device: str
 ) -> _Ready:
@@ -298,7 +292,6 @@ def _prepare(
     if resume and not checkpoints.steps_saved(folder / "checkpoints"):
         told = f"there is no checkpoint in {folder / 'checkpoints'} to resume from"
         raise checkpoints.CheckpointError(f"{told}: start the run without asking to resume")
-    check_files(folder)
     e = experiment
     classifier = models.load(e.network, source.class_names, device)
     method = None
@@ -329,8 +322,8 @@ def _train(
         classifier, method, ready.train, ready.val, e.recipe, e.seed, folder / "checkpoints",
         {**e.content(), "class_names": classifier.class_names}, resumed, progress_bar, watch,
     )  # fmt: skip
-    # Of a whole run only.
-    _write_timing(folder, None if resumed else time.perf_counter() - started, device)
+    if not (resumed and (folder / TIMING).exists()):  # the time of a whole run stays
+        _write_timing(folder, None if resumed else time.perf_counter() - started, device)
     import pandas  # here, for it takes its time
 
     text = pandas.DataFrame(progress.history, dtype=object).to_csv(index=False, lineterminator="\n")

@@ -95,8 +95,8 @@ class AdaViPro(nn.Module):
             decisions = self.masks.decide(logits, temperature, generator)
         elif decisions is None:
             decisions = images.new_ones(len(images), 1, 1, 1)
-        b, c, r, side = len(images), decisions.shape[1], decisions.shape[-1], images.shape[-1]
-        if tuple(decisions.shape) != (b, c, r, r) or c not in (1, 3) or side % r:
+        b, r, side = len(images), decisions.shape[-1], images.shape[-1]
+        if tuple(decisions.shape) != (b, 1, r, r) or side % r:
             raise ValueError(
                 f"decisions have shape {tuple(decisions.shape)}, expected ({b}, 1, r, r) where r divides {side}"
             )

@@ -14,17 +14,12 @@ class SettingError(ValueError):
     """A setting has an unknown name, a wrong type or a value out of range; the message is one sentence."""
 
 
-class Rule(typing.TypedDict, total=False):
-    """What a setting may be: at least `low` and at most `high`, or larger than `above`; or one of `choices`."""
+def setting(default: Any, doc: str, **rule: Any) -> Any:
+    """Declare a dataclass field with its meaning, one sentence that the command line shows, and what it may be.
 
-    low: float
-    high: float
-    above: float
-    choices: tuple[str, ...]
-
-
-def setting(default: Any, doc: str, **rule: typing.Unpack[Rule]) -> Any:
-    """Declare a dataclass field with its meaning, one sentence that the command line shows, and what it may be."""
+    Args:
+        rule: at least `low` and at most `high`, or larger than `above`; or one of `choices`.
+    """
     return dataclasses.field(default=default, metadata={"doc": doc, **rule})
 
 
@@ -97,7 +92,7 @@ class Recipe(Settings):
     temperature_gamma: float | None = setting(
         None, "its factor after each epoch, instead of an end (the paper: 0.98)", above=0, high=1
     )
-    temperature_floor: float = setting(0.1, "least temperature", above=0)
+    temperature_floor: float = setting(0.1, "least temperature where it falls by a factor", above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,31 +118,25 @@ def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> floa
 
 
 def temperature_at(epoch: int, recipe: Recipe) -> float:
-    """Temperature of an epoch: spread from start to end, or start * gamma^epoch; never under the floor."""
-    if recipe.temperature_end is not None:
-        share = (recipe.temperature_end / recipe.temperature_start) ** (epoch / max(1, recipe.epochs - 1))
-    else:
-        assert recipe.temperature_gamma is not None  # the recipe has one of the two
-        share = recipe.temperature_gamma**epoch
-    return max(recipe.temperature_floor, recipe.temperature_start * share)
-
-
-def steps_an_epoch(recipe: Recipe, images: int) -> int:
-    """Steps that one pass over `images` takes; the last may have fewer images."""
-    return math.ceil(images / recipe.batch_size)
-
-
-def warmup_length(recipe: Recipe, total_steps: int) -> int:
-    """Steps of warm-up, from its share of the run where one is given; a SettingError if the run never leaves it."""
-    steps = recipe.warmup_steps if recipe.warmup_share is None else round(recipe.warmup_share * total_steps)
-    assert steps is not None  # the recipe has one of the two
-    if steps >= total_steps > 0:
-        told = f"warm-up takes {steps} steps, but the run has {total_steps} and would never leave it"
-        raise SettingError(f"{told}: lower warmup_steps, or give warmup_share")
-    return steps
+    """Temperature of an epoch: spread from start to end, or start * gamma^epoch but never under the floor."""
+    start, end, gamma = recipe.temperature_start, recipe.temperature_end, recipe.temperature_gamma
+    if end is not None:
+        return start * (end / start) ** (epoch / max(1, recipe.epochs - 1))
+    assert gamma is not None  # the recipe has one of the two
+    return max(recipe.temperature_floor, start * gamma**epoch)
 
 
 def lengths(recipe: Recipe, images: int) -> tuple[int, int, int]:
-    """Steps of an epoch over so many images, of the whole run, and of its warm-up; refuses as `warmup_length` does."""
-    an_epoch = steps_an_epoch(recipe, images)
-    return an_epoch, recipe.epochs * an_epoch, warmup_length(recipe, recipe.epochs * an_epoch)
+    """Steps of an epoch over so many images (the last may have fewer), of the whole run, and of its warm-up.
+
+    Raises:
+        SettingError: if the run would never leave its warm-up.
+    """
+    an_epoch = math.ceil(images / recipe.batch_size)
+    total, share = recipe.epochs * an_epoch, recipe.warmup_share
+    warmup = recipe.warmup_steps if share is None else round(share * total)
+    assert warmup is not None  # the recipe has one of the two
+    if warmup >= total:
+        told = f"warm-up takes {warmup} steps, but the run has {total} and would never leave it"
+        raise SettingError(f"{told}: lower warmup_steps, or give warmup_share")
+    return an_epoch, total, warmup

@@ -146,7 +146,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
                 noise = generator(seed, "gumbel", state.step)
-                where = f"step {state.step} (epoch {epoch}, images {index.tolist()})"
+                where = f"step {state.step} (epoch {epoch + 1}, images {index.tolist()})"
                 loss, right = train_step(classifier, method, optimizer, images, labels, tau, noise, where)
                 loss_sum, right_sum = loss_sum + loss * len(index), right_sum + right
                 state.step += 1
@@ -181,7 +181,7 @@ def train(
 
 
 def _warn_of_collapse(row: dict[str, Any]) -> None:
-    share, told = row["share_on"], f"at epoch {row['epoch']}, the one that validation picked, "
+    share, told = row["share_on"], f"at epoch {row['epoch'] + 1}, the one that validation picked, "
     if share is None:
         return
     if share < 0.05:
@@ -229,7 +229,7 @@ def _load(
     moving = {p for group in optimizer.param_groups if group["momentum"] for p in group["params"]}
     wanted = {f"{kind}.{name}": p for kind in ("now", "best") for name, p in parameters.items()}
     wanted |= {f"momentum.{name}": p for name, p in parameters.items() if p in moving}
-    differ += checkpoints.tensors_that_differ(tensors, wanted, [f"momentum.{name}" for name in parameters])
+    differ += checkpoints.tensors_that_differ(tensors, wanted)
     if differ:
         raise checkpoints.CheckpointError(
             f"the checkpoint in {folder} belongs to another run: {'; '.join(differ)}"

@@ -15,6 +15,28 @@ from adavipro.models import Network
 CLASS_NAMES = ["digit zero", "digit one", "letter a", "star", "striped texture"]
 
 
+LONGEST = [
+    "test_notebooks_results",
+    "test_notebooks_method",
+    "test_sweep_faults",
+    "test_sweeps",
+    "test_series",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker waits for the other at the end."""
+    names = [*LONGEST, *(item.path.stem for item in items)]
+    items.sort(key=lambda item: names.index(item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs that one notebook leaves to the next, of all workers."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "notebook-runs"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """The number of threads changes the last bits of a convolution; exact tests need one."""

@@ -155,7 +155,7 @@ def test_what_is_not_finite_stops_before_the_step_and_says_where(frozen, splits)
     broken = copy.deepcopy(frozen)
     broken.scale.fill_(float("nan"))
     with pytest.raises(
-        TrainingDiverged, match=r"at step 0 \(epoch 0, images \[.*lower learning_rate, which is 0.003"
+        TrainingDiverged, match=r"at step 0 \(epoch 1, images \[.*lower learning_rate, which is 0.003"
     ):
         tuned(broken, *splits)
 

@@ -163,6 +163,15 @@ def test_table_of_a_file_of_ones_own(tmp_path, capsys):
     assert re.search(r"\| digits +\| vp +\| 62.5 ± 158.8 +\|", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("name", ["search-vp", "noise", "where"])
+def test_table_of_a_file_like_one_that_ships_is_its_own(name, capsys):
+    path = {"search-vp": "search_vp.csv", "noise": "epochs.csv", "where": "controls.csv"}[name]
+    main(["table", name])
+    told = capsys.readouterr().out
+    main(["table", name, "--results", str(results.FOLDER / path)])
+    assert capsys.readouterr().out == told
+
+
 def test_table_without_runs_says_how_to_make_them(tmp_path, capfd):
     path = tmp_path / "results.csv"
     path.write_text(

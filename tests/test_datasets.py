@@ -50,6 +50,24 @@ def test_what_is_written_into_a_split_nobody_else_sees():
     assert embedded.sha256(datasets.load_split("letters", "val")) == embedded.drawn_sha256()["letters-val"]
 
 
+def test_a_split_is_drawn_once_and_again_where_its_file_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAVIPRO_CACHE", str(tmp_path))
+    draw, expected = embedded.draw_split.__wrapped__, embedded.drawn_sha256()["letters-val"]
+    assert embedded.sha256(draw("letters", "val")) == expected
+    (file,) = tmp_path.rglob("*.*")
+    assert file.name == "letters-val.safetensors"
+    whole = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "generator", None)  # nothing is drawn
+        assert embedded.sha256(draw("letters", "val")) == expected
+    for damaged in (b"", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(damaged)
+        assert embedded.sha256(draw("letters", "val")) == expected
+        assert file.read_bytes() == whole
+    monkeypatch.setitem(embedded.SIZES, "val", 20)
+    assert len(draw("letters", "val")) == 20
+
+
 def test_other_pictures_than_the_shipped_results_are_on_are_said(monkeypatch):
     monkeypatch.setattr(embedded, "drawn_sha256", dict)
     with pytest.warns(embedded.OtherPicturesWarning, match="letters, val, is drawn here with other pictures"):

@@ -57,21 +57,6 @@ def test_without_a_method_it_is_zero_shot(clip, split):
     assert evaluate(clip, None, split) == Evaluation((found == split.labels).sum().item() / 20)
 
 
-def test_decisions_can_be_replaced_slice_by_slice(clip, method, split):
-    seen = []
-
-    def all_off(decisions, part):
-        seen.append((part.start, len(decisions)))
-        return torch.zeros_like(decisions)
-
-    off = evaluate(clip, method, split, all_off)
-    assert seen == [(0, 8), (8, 8), (16, 4)]
-    assert off == Evaluation(evaluate(clip, None, split).accuracy, 0.0, 0.0, 0.0)
-
-    on = evaluate(clip, method, split, lambda decisions, _: torch.ones_like(decisions))
-    assert on == replace(evaluate(clip, AdaViPro(method.prompt), split), mask_diversity=0.0)
-
-
 def test_without_objects_there_is_no_cover(clip, method, split):
     found = evaluate(clip, method, replace(split, objects=None))
     assert found == replace(evaluate(clip, method, split), object_cover=None)

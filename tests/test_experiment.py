@@ -513,12 +513,14 @@ def test_damaged_result_is_named_counts_as_not_there_and_is_written_anew(
         change(damaged)
         change = json.dumps(damaged).encode()
     (folder / "result.json").write_bytes(change)
+    timing = (folder / "timing.json").read_bytes()
     with pytest.warns(UserWarning, match=rf"result\.json is damaged and counts as not there: .*{told}"):
         assert experiment.read_result(run, tmp_path) is None
     monkeypatch.setattr(training, "train_step", no_work)
     with pytest.warns(UserWarning, match=r"result\.json is damaged"):
         assert experiment.run(run, tmp_path, progress_bar=False) == result
     assert experiment.read_result(run, tmp_path) == result
+    assert (folder / "timing.json").read_bytes() == timing
 
 
 @pytest.mark.parametrize("name", ["timing.json", "config.json", "metrics.csv"])
@@ -534,19 +536,6 @@ def test_damaged_side_file_of_a_finished_run_changes_nothing(finished, tmp_path,
         (folder / name).write_bytes(content)
     assert experiment.run(run, tmp_path) == experiment.read_result(run, tmp_path) == result
     experiment.restore(folder)
-
-
-@pytest.mark.filterwarnings("ignore:.*result.json is damaged")
-@pytest.mark.parametrize("name", experiment.FILES)
-def test_folder_in_the_place_of_a_file_is_told_before_any_work(finished, tmp_path, monkeypatch, name):
-    run, root, _ = finished
-    folder = shutil.copytree(run.folder(root), run.folder(tmp_path))
-    for file in (name, "result.json"):
-        (folder / file).unlink(missing_ok=True)
-    (folder / name).mkdir()
-    monkeypatch.setattr(experiment.models, "load", no_work)
-    with pytest.raises(SettingError, match=rf"^{name} in .* must be a file, but is a folder: move it away$"):
-        experiment.run(run, tmp_path, progress_bar=False)
 
 
 # --- Back from a folder alone -------------------------------------------------------------------------------------

@@ -211,8 +211,6 @@ def test_picture_is_read_from_whatever_programs_have(tmp_path, monkeypatch):
         str(tmp_path / "x.png"),
         "~/x.png",
         content,
-        bytearray(content),
-        memoryview(content),
     ]
     tensor, greys = torch.from_numpy(array).movedim(-1, 0), np.array(image.convert("L"))
     for form in [*forms, io.BytesIO(content), image, array, tensor]:

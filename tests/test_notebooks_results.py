@@ -1,13 +1,7 @@
-"""Notebooks 5 to 10 in their smallest mode: every cell runs, marked outputs are the committed ones, numbers hold."""
+"""Notebooks 5 to 11 in their smallest mode: every cell runs, marked outputs are the committed ones, numbers hold."""
 
 import pytest
 from notebook_checks import smallest_run
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Finished runs that one notebook leaves to the next."""
-    return tmp_path_factory.mktemp("runs")
 
 
 def test_accuracy_and_width(tmp_path, runs):
@@ -47,3 +41,12 @@ def test_your_images(tmp_path, runs):
     numbers = smallest_run("10_your_images", tmp_path, runs)
     assert (numbers["classes"], numbers["images"]) == (2, 60)
     assert numbers["test_accuracy_linear_probe"] > 0.6  # of 20 images to learn from; a guess has 0.5
+
+
+def test_any_classifier(tmp_path, runs):
+    numbers = smallest_run("11_any_classifier", tmp_path, runs)
+    assert numbers["source_accuracy"] > 0.2  # of 54 classes; a guess has 0.02
+    assert numbers["identity_zero_shot"] < 0.15
+    assert numbers["frequency_zero_shot"] > numbers["identity_zero_shot"] + 0.08
+    assert numbers["iterative_zero_shot"] == numbers["frequency_zero_shot"]  # no prompt: the same mapping
+    assert numbers["frequency_vp"] == pytest.approx(numbers["frequency_zero_shot"], abs=0.05)

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import nbformat
 import pytest
 import torch
 from IPython.testing.globalipapp import start_ipython
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from adavipro import experiment
 from adavipro.lessons import pages
 from adavipro.lessons.pages import ParameterError
+from adavipro.sweeps.runs import NOTEBOOK
 
 begin = functools.partial(pages.begin, world="embedded", device="auto", out=None)
 
@@ -80,6 +82,19 @@ def test_a_name_that_only_papermill_knows_is_refused(tmp_path, monkeypatch):
         begin("03_deciding", seed=1, runs=str(tmp_path))
     Shell.user_ns["In"][-1] = "# Parameters\nseed = 1\n"
     assert begin("03_deciding", seed=1, runs=str(tmp_path)).parameters["seed"] == 1
+
+
+def test_the_sheet_of_one_run_refuses_a_name_that_it_does_not_have(monkeypatch):
+    first, second = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"][:2]
+
+    class Shell:
+        user_ns = {"In": ["", first, "# Parameters\nsettigns = 'x'\n"]}  # noqa: RUF012
+
+    monkeypatch.setattr(pages, "get_ipython", lambda: Shell)
+    with pytest.raises(
+        ParameterError, match="notebook run has no parameter 'settigns': its parameters are settings, root"
+    ):
+        exec(second, {})
 
 
 def test_experiments_have_the_notebooks_parameters_and_the_worlds_recipe(page):

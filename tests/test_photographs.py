@@ -302,7 +302,8 @@ def test_a_folder_takes_the_network_that_knows_it(tmp_path):
     assert experiment.world_of(f"folder:{symbols}") == "embedded"
     assert experiment.world_of(f"folder:{symbols}", "timm:resnet18") == "photographs"
     assert experiment.world_of(f"folder:{photos}", "small-clip") == "embedded"
-    assert [experiment.world_of(name) for name in ("digits", "solar-cells")] == ["embedded", "photographs"]
+    worlds = {"digits": "embedded", "solar-cells": "photographs", "eurosat": "paper"}
+    assert {name: experiment.world_of(name) for name in worlds} == worlds
 
 
 # --- What came out ------------------------------------------------------------------------------------------------

@@ -15,9 +15,7 @@ from adavipro.recipe import (
     learning_rate_factor,
     lengths,
     setting,
-    steps_an_epoch,
     temperature_at,
-    warmup_length,
 )
 
 # --- Settings -----------------------------------------------------------------------------------------------------
@@ -120,8 +118,8 @@ def test_temperature_spread_over_the_run_goes_from_start_to_end_by_one_factor():
     assert [b / a for a, b in pairwise(ours)] == pytest.approx([(1 / 8) ** (1 / 19)] * 19)
 
 
-def test_spread_temperature_keeps_the_floor_and_a_run_of_one_epoch_its_start():
-    assert temperature_at(9, Recipe(epochs=10, temperature_end=0.01)) == 0.1
+def test_spread_temperature_ends_under_the_floor_where_asked_and_a_run_of_one_epoch_keeps_its_start():
+    assert temperature_at(9, Recipe(epochs=10, temperature_end=0.01)) == pytest.approx(0.01)
     assert temperature_at(0, Recipe(epochs=1, temperature_end=0.5)) == 5
 
 
@@ -149,13 +147,13 @@ def test_temperature_that_rises_is_refused(name):
     ],
 )
 def test_warmup_is_a_share_of_the_run_or_the_steps_that_are_asked_for(settings, steps, length):
-    assert warmup_length(Recipe(**settings), steps) == length
+    assert lengths(Recipe(batch_size=1, epochs=1, **settings), steps) == (steps, steps, length)
 
 
 @pytest.mark.parametrize("settings", [{"warmup_steps": 1000}, {"warmup_steps": 100}, {"warmup_share": 1}])
 def test_run_that_would_never_leave_its_warmup_is_an_error(settings):
     with pytest.raises(SettingError, match=r"warm-up takes \d+ steps.* 100 .*warmup_share"):
-        warmup_length(Recipe(**settings), 100)
+        lengths(Recipe(batch_size=1, epochs=1, **settings), 100)
 
 
 def test_no_warmup_has_to_be_said():
@@ -166,7 +164,7 @@ def test_no_warmup_has_to_be_said():
 
 
 def test_last_step_of_an_epoch_may_have_fewer_images():
-    assert [steps_an_epoch(Recipe(batch_size=16), n) for n in (1, 16, 17, 40)] == [1, 1, 2, 3]
+    assert [lengths(Recipe(batch_size=16), n)[0] for n in (1, 16, 17, 40)] == [1, 1, 2, 3]
 
 
 def test_lengths_are_steps_of_an_epoch_of_the_run_and_of_its_warmup():

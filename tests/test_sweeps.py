@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -184,7 +185,7 @@ def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_the
     def execute_here(notebook, jobs, proof, device):
         for folder, given in jobs.items():
             run = experiment.Experiment.of(**json.loads(given["settings"]))
-            runs.work_on(run, given["work"], Path(given["root"]), device)
+            runs.report(run, Path(given["root"]), device)
             yield folder, None
 
     monkeypatch.setattr(cluster, "execute_all", execute_here)
@@ -207,28 +208,6 @@ def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_the
     assert grids.sweep_table(alone, tmp_path) == ([random], {})
 
 
-def test_a_run_is_validated_without_the_test_split(tmp_path, monkeypatch):
-    run, asked = tiny("adavipro", epochs=2), set()
-    with small_splits():
-        load = experiment.datasets.embedded.Drawn.load
-        monkeypatch.setattr(
-            experiment.datasets.embedded.Drawn,
-            "load",
-            lambda self, split, px: asked.add(split) or load(self, split, px),
-        )
-        row = runs.work_on(run, "validate", tmp_path, "cpu")
-    assert asked == {"train", "val"}
-    folder = run.folder(tmp_path)
-    accuracies = [float(a) for a in results.pd.read_csv(folder / "metrics.csv")["val_accuracy"]]
-    assert (row["val_accuracy"], row["last_val_accuracy"]) == (max(accuracies), accuracies[-1])
-    assert (row["prompt_lr"], row["generator_lr"], row["key"]) == (4.0, 0.01, run.key())
-    assert not any("test" in name for name in row)
-    assert runs.work_on(run, "validate", tmp_path, "cpu") == runs.finished_row(run, "validate", folder) == row
-    assert runs.finished_row(run, "report", folder) is None
-    with pytest.raises(SettingError, match="work is 'reprot', but it must be one of: report, validate"):
-        runs.work_on(run, "reprot", tmp_path, "cpu")
-
-
 DAMAGE = [b"", b"[]", b'"x"', b"null", b"\0\0", b"[" * 100_000, b"\xff", b'{"seconds": "5"}', None]
 
 
@@ -237,38 +216,27 @@ def damage(file: Path, content: bytes | None) -> None:
     file.mkdir() if content is None else file.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def zero_shot(tmp_path_factory):
+    """A finished run, and the folder of its folder."""
+    run, root = tiny("zero-shot"), tmp_path_factory.mktemp("finished")
+    with small_splits():
+        experiment.run(run, root)
+    return run, root
+
+
 @pytest.mark.parametrize("content", DAMAGE, ids=lambda content: str(content)[:12])
-def test_damaged_side_files_lose_no_row_and_make_none(tmp_path, content):
-    run, searched = tiny("zero-shot"), tiny("vp", epochs=1)
-    with small_splits():
-        experiment.run(run, tmp_path)
-        runs.work_on(searched, "validate", tmp_path, "cpu")
-    row = runs.finished_row(run, "report", run.folder(tmp_path))
-    damage(run.folder(tmp_path) / "timing.json", content)
+def test_damaged_side_files_lose_no_row_and_make_none(zero_shot, tmp_path, content):
+    run, root = zero_shot
+    folder = shutil.copytree(run.folder(root), run.folder(tmp_path))
+    row = runs.finished_row(run, folder)
+    damage(folder / "timing.json", content)
     with pytest.warns(UserWarning, match=r"timing\.json is damaged and counts as not there"):
-        damaged = runs.finished_row(run, "report", run.folder(tmp_path))
+        damaged = runs.finished_row(run, folder)
     assert damaged == row | {"seconds": None, "memory_mb": None, "device": None}
-    damage(searched.folder(tmp_path) / "validated.json", content)
-    with pytest.warns(UserWarning, match=r"validated\.json is damaged and counts as not there"):
-        assert runs.finished_row(searched, "validate", searched.folder(tmp_path)) is None
-
-
-def test_row_of_a_search_has_the_settings_of_its_run_whatever_its_file_says(tmp_path):
-    run = tiny("vp", epochs=1)
-    with small_splits():
-        row = runs.work_on(run, "validate", tmp_path, "cpu")
-    file = run.folder(tmp_path) / "validated.json"
-    file.write_text(json.dumps(row | {"prompt_lr": 16.0, "seed": 7}))
-    assert runs.finished_row(run, "validate", file.parent) == row
-
-
-def test_folder_in_the_place_of_a_file_stops_a_sweep_before_any_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "execute_all", None)
-    (tiny("vp").folder(tmp_path) / "failed.json").mkdir(parents=True)
-    with pytest.raises(
-        SettingError, match=r"^failed\.json in .* must be a file, but is a folder: move it away$"
-    ):
-        runs.sweep([tiny("zero-shot"), tiny("vp")], "report", tmp_path)
+    damage(folder / "result.json", content)
+    with pytest.warns(UserWarning, match=r"result\.json is damaged and counts as not there"):
+        assert runs.finished_row(run, folder) is None
 
 
 # --- Slurm ----------------------------------------------------------------------------------------------------------

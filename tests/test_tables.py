@@ -89,6 +89,18 @@ def test_table_1_has_a_line_a_method_and_a_column_a_data_set():
             assert cell[:2] == interval(list(by_seed(found, "main", "", names, method, px).values()))
 
 
+def test_the_lead_is_the_difference_by_seed_of_each_data_set_and_of_those_with_an_object():
+    found, mean = read(EMBEDDED), "mean of those with an object"
+    table = tables.table("lead").set_index("dataset")
+    assert list(table.index) == [*NAMES[:3], mean, "textures"]
+    for name, line in table.iterrows():
+        names = NAMES[:3] if name == mean else [name]
+        for px, cell in line.items():
+            width = px.removesuffix(" px")
+            vp, own = (by_seed(found, "main", "", names, m, width) for m in ("vp", "adavipro"))
+            assert cell[:2] == interval([own[seed] - vp[seed] for seed in vp])
+
+
 def runs(found, study, value, method, px):
     """Accuracy by data set and seed."""
     return {

@@ -185,7 +185,7 @@ def test_n1_value_that_is_not_finite_stops_the_run_before_the_step(
         fit(clip, method, train, val, tmp_path)
     told = str(caught.value)
     assert f"the {'loss' if where == 'pixel' else f'gradient of {where}'} is not finite" in told
-    assert f"step 4 (epoch 1, images {index})" in told
+    assert f"step 4 (epoch 2, images {index})" in told
     assert calls == 5
     for name, p in method.named_parameters():
         assert torch.equal(p, before[name])
@@ -227,7 +227,7 @@ def test_collapsed_masks_are_told(clip, train, val, start, same_images, told):
     recipe = Recipe(epochs=1, batch_size=16, generator_lr=0.0, warmup_steps=0)
     if same_images:
         val.images[:] = val.images[:1].clone()
-    with pytest.warns(MaskCollapseWarning, match=f"at epoch 0, .*{told}"):
+    with pytest.warns(MaskCollapseWarning, match=f"at epoch 1, .*{told}"):
         fit(clip, build(clip, **start), train, val, recipe=recipe)
 
 

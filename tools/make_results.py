@@ -15,7 +15,7 @@ is written as its run ends, so it can be stopped at any time. Hours in all. `mak
 import argparse
 import itertools
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,14 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from adavipro import datasets
+from adavipro import datasets, experiment
 from adavipro.datasets import photographs
 from adavipro.datasets.embedded import CLASS_NAMES
 from adavipro.datasets.images import cores
 from adavipro.experiment import Experiment, preset
-from adavipro.recipe import SettingError
 from adavipro.report import results, studies, tables
-from adavipro.sweeps.grids import RANDOM, TABLES, WITHOUT_SEED, Cell, Grid, as_random, read
-from adavipro.sweeps.runs import Row, work_on, write_rows
+from adavipro.sweeps.grids import RANDOM, TABLES, Cell, Grid, as_random, read
+from adavipro.sweeps.runs import Row, report, write_rows
 
 NAMES, WIDTHS = list(CLASS_NAMES), list(studies.FRAMES_PX.values())
 # What each method's search tries at the narrow frame: every combination of each of these grids, with the first seed.
@@ -75,7 +74,13 @@ LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # of fine-tuning, tried on validation
 def _alone(run: Experiment, work: str, root: Path) -> Row:
     """Do one run with one thread, as all results that ship; for a process of its own."""
     torch.set_num_threads(1)
-    return work_on(run, work, root, "cpu")
+    if work == "report":
+        return report(run, root, "cpu")
+    progress = experiment.validate(run, root)
+    best, last = progress.history[progress.best_epoch], progress.history[-1]
+    row = {name: run.flat()[name] for name in ("dataset", "method", "prompt_px", "seed", *studies.SEARCHED)}
+    row |= {"val_accuracy": progress.best_accuracy, "last_val_accuracy": last["val_accuracy"]}
+    return row | {"share_on": best["share_on"], "mask_diversity": best["mask_diversity"], "key": run.key()}
 
 
 class Results:
@@ -209,22 +214,12 @@ def runs_of(study: str) -> list[Cell]:
     ]
 
 
-def make_studies(book: Results, keep: Mapping[str, Sequence[Any] | None]) -> None:
-    """Make the results that ship, study by study.
-
-    Args:
-        keep: only these `studies` (beside the main grid), `datasets`, `prompt_px` or `seeds`; None: all.
-    """
-    for wrong in (name for name in keep.get("studies") or () if name not in studies.STUDIES):
-        raise SettingError(f"studies has {wrong!r}, but the studies are: {', '.join(studies.STUDIES)}")
-    main = Grid("main", NAMES, ["zero-shot"], WIDTHS, list(studies.REPORT_SEEDS), "embedded")
-    kept = main.narrowed({name: keep.get(name) for name in ("datasets", "prompt_px", "seeds")})
-    for study in dict.fromkeys(["main", *(keep.get("studies") or studies.STUDIES)]):
-        cells = [cell for cell in runs_of(study) if cell.run.dataset in kept.datasets]
-        at = [c for c in cells if c.run.seed in kept.seeds and c.run.prompt.prompt_px in kept.prompt_px]
-        wanted = [cell for cell in cells if cell in at or cell.run.method in WITHOUT_SEED]
-        print(f"{study}: {len(wanted)} runs", flush=True)
-        book.report(wanted)
+def make_studies(book: Results) -> None:
+    """Make the results that ship, study by study."""
+    for study in studies.STUDIES:
+        cells = runs_of(study)
+        print(f"{study}: {len(cells)} runs", flush=True)
+        book.report(cells)
 
 
 def gather_epochs(out: Path, root: Path) -> list[Row]:
@@ -283,10 +278,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="runs at a time (default: one a core)")
     parser.add_argument("--world", choices=("embedded", "photographs"), default="embedded", help="of tune")
     parser.add_argument("--method", choices=tuple(SEARCH), help="of tune")
-    parser.add_argument("--prompt-px", nargs="+", type=int, help="of studies: only these widths")
-    parser.add_argument("--studies", nargs="+", help="of studies: only these beside the main grid")
-    parser.add_argument("--datasets", nargs="+", help="of studies: only these")
-    parser.add_argument("--seeds", nargs="+", type=int, help="of studies: only these")
     args = parser.parse_args(argv)
     if args.what == "epochs":
         write_rows(args.out, gather_epochs(args.out, args.root))
@@ -294,17 +285,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
     if args.what == "tune":
         search(book, args.method, args.world)
-    elif args.what == "studies":
-        make_studies(
-            book, {name: getattr(args, name) for name in ("studies", "datasets", "prompt_px", "seeds")}
-        )
     else:
-        {"controls": make_controls, "baselines": make_baselines, "photographs": make_photographs}[args.what](
-            book
-        )
+        make = {"controls": make_controls, "baselines": make_baselines, "photographs": make_photographs}
+        (make | {"studies": make_studies})[args.what](book)
     book.close()
     if args.what == "tune":
-        rows = tables.read_search(args.method, args.out)
+        rows = tables.read("search-vp", args.out)
         print(tables.to_markdown(tables.search(rows)), f"picked: {picked(rows)}", sep="\n")
 
 

@@ -58,7 +58,7 @@ def fine_tune(
             loss.backward()
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if not (loss.isfinite() and norm.isfinite()):
-                told = f"is not finite at step {step} (epoch {epoch}, images {index.tolist()})"
+                told = f"is not finite at step {step} (epoch {epoch + 1}, images {index.tolist()})"
                 way_out = f"lower learning_rate, which is {tuning.learning_rate}"
                 raise TrainingDiverged(f"the loss or a gradient {told}: {way_out}")
             optimizer.step()

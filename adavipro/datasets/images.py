@@ -121,8 +121,6 @@ def read_image(source: Any, image_px: int) -> Tensor:
         source = source.movedim(0, -1).numpy(force=True)
     elif hasattr(source, "read"):
         source = source.read()
-    elif isinstance(source, bytearray | memoryview):
-        source = bytes(source)
     if isinstance(source, np.ndarray):
         array = source[..., 0] if source.shape[2:] == (1,) else source
         if (

@@ -4,16 +4,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from adavipro.io import data_folder, write_atomically
+from adavipro.io import data_folder
 from adavipro.recipe import SettingError
-from adavipro.report.printing import to_csv, to_markdown
-from adavipro.report.results import WITHOUT_PROMPT, Estimate, estimate, read_table, spelled
+from adavipro.report.results import WITHOUT_PROMPT, Estimate, estimate, read_table
 
 if TYPE_CHECKING:
     from adavipro.sweeps.grids import Grid
@@ -24,18 +22,6 @@ DATASETS = (
 )  # fmt: skip
 TITLES = {name.lower(): name for name in DATASETS}  # by the id that a reader types
 NUMBERS = ("1", "2", "3", "4", "5", "6", "7")
-# What a column may hold; a data set that is blank, or a width that is 0, is several, or none that was said.
-KNOWN: dict[str, tuple[str | int, ...]] = {
-    "table": (*NUMBERS, "VP"),
-    "dataset": (*DATASETS, "mean", "all nine", "all four", ""),
-    "method": ("zero-shot", "linear-probe", "fine-tune", "vp", "adavipro"),
-    "prompt_px": (5, 30, 60, 90, 112, 0),
-    "quantity": (
-        "accuracy", "gain over zero-shot", "gain over vp", "change without edges", "parameters", "added parameters",
-        "parameters at width 8", "best prompt_px", "best temperature_gamma", "best region_px", "best generator_width",
-    ),
-    "unit": ("%", "points", "million", "px", "channels", ""),
-}  # fmt: skip
 CELL = ["dataset", "method", "prompt_px", "value"]  # value: of the setting that its table varies
 OTHER_PX = (5, 60, 90, 112)  # than the default; Table 2's mean gain is over them
 SEVERAL = {"all nine": 9, "all four": 4}  # data sets that a fact speaks of
@@ -63,47 +49,16 @@ COLUMNS = [
 Row = dict[str, Any]
 
 
-def read(path: Path = PATH) -> pd.DataFrame:
-    """Read and check the published figures: text, prompt_px as Int64 and value as float, missing where blank.
-
-    Raises:
-        SettingError: naming the line, if a column is missing, a value is none that its column knows or no number, a
-            source is missing, or a figure stands there twice.
-    """
-    rows = read_table(path, [*KNOWN, "value", "source", "note"], {"prompt_px": "whole", "value": "number"})
-    for column in KNOWN:
-        for line, value in zip(rows.index, rows[column].fillna(0).tolist(), strict=True):
-            _check(f"{path}, line {line}", column, value)
-    if (blank := rows["source"] == "").any():
-        raise SettingError(f"{path}, line {blank.idxmax()}: the source is blank, but every figure needs one")
-    if (twice := rows.duplicated(["table", *CELL[:3], "quantity"])).any():
-        raise SettingError(f"{path}, line {twice.idxmax()}: this figure stands there twice: remove one")
-    return rows
-
-
-def _check(where: str, column: str, value: Any) -> None:
-    if value not in KNOWN[column]:
-        known = ", ".join(str(k or "(blank)") for k in KNOWN[column])
-        raise SettingError(f"{where}: {column} is {value!r}, but it must be one of: {known}")
+def read() -> pd.DataFrame:
+    """Read the published figures: text, prompt_px as Int64 and value as float, missing where blank."""
+    columns = ["table", *CELL, "quantity", "unit", "source", "note"]
+    return read_table(PATH, columns, {"prompt_px": "whole", "value": "number"})
 
 
 def of_table(table: str) -> pd.DataFrame:
     """What was read of one of the paper's tables ("1" to "7"), or of VP's paper ("VP"); without the column table."""
-    _check("published figures", "table", table)
     rows = read()
     return rows[rows["table"] == table].drop(columns="table")
-
-
-def find(
-    *, table: str, dataset: str = "", method: str, prompt_px: int | None = None, quantity: str = "accuracy"
-) -> float | None:
-    """A published figure, None where it was not read; a SettingError where a value is none that its column knows."""
-    rows = of_table(table).fillna({"prompt_px": 0})
-    wanted = {"dataset": dataset, "method": method, "prompt_px": prompt_px or 0, "quantity": quantity}
-    for column, value in wanted.items():
-        _check("published figures", column, value)
-        rows = rows[rows[column] == value]
-    return None if rows["value"].dropna().empty else float(rows["value"].iloc[0])
 
 
 def beside(rows: pd.DataFrame | None, grid: "Grid") -> pd.DataFrame:
@@ -131,7 +86,7 @@ def beside(rows: pd.DataFrame | None, grid: "Grid") -> pd.DataFrame:
     told = {tuple(line[c] for c in [*CELL, "quantity"]): line for line in read.to_dict("records")}
 
     titles = [TITLES.get(name, name) for name in grid.datasets]
-    options = [spelled(value) for own in grid.values.values() for value in own] or [""]
+    options = [str(value) for own in grid.values.values() for value in own] or [""]
     measure, unit = ("parameters", "million") if grid.table == "3" else ("accuracy", "%")
     lines = []
     for name, method in itertools.product(titles, grid.methods):
@@ -189,7 +144,7 @@ def _of_fact(fact: Row, names: Sequence[str], grid: "Grid", figures: Callable[..
     if quantity.startswith("best "):
         tried = [(px, value) for value in grid.values.get(quantity.removeprefix("best "), ())]
         tried = [(px, "") for px in grid.prompt_px] if quantity == "best prompt_px" else tried
-        means = {v or px: figures("accuracy", names, method, [px], spelled(v)).mean() for px, v in tried}
+        means = {v or px: figures("accuracy", names, method, [px], str(v)).mean() for px, v in tried}
         complete = means and not np.isnan(list(means.values())).any()
         return np.array([[float(max(means, key=means.__getitem__))]] if complete else [])
     measure = "parameters" if "parameters" in quantity else "accuracy"
@@ -212,12 +167,3 @@ def _compared(line: Row, figures: np.ndarray) -> Row:
         if half is not None and not math.isnan(gap):
             line["inside"] = "yes" if abs(gap) <= half + 1e-9 else "no"
     return line
-
-
-def write(lines: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write lines of `beside` as stem.md, with what a reader must know, and stem.csv. Returns the paths."""
-    pages = {".md": f"{CAPTION}\n\n{to_markdown(lines)}", ".csv": to_csv(lines)}
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for ending, page in pages.items():
-        write_atomically(stem.with_name(stem.name + ending), page.encode())
-    return [stem.with_name(stem.name + ending) for ending in pages]

@@ -1,14 +1,12 @@
 """Results as data frames: read by type or refused, and summarised with confidence intervals."""
 
-import codecs
 import csv
 import functools
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,16 +22,14 @@ EMBEDDED, FIRST_CLIP, BASELINES, CONTROLS, EPOCHS, PHOTOGRAPHS = (
 MEAN = "mean"  # over data sets
 WITHOUT_PROMPT = ("zero-shot", "linear-probe", "fine-tune")
 CELL = ["study", "value", "dataset", "method", "prompt_px", "seed"]  # what tells the runs of a file apart
-# What a column holds, where it is not text; "value" is that of any setting.
+# What a column holds, where it is not text.
 KINDS: dict[str, str] = {
-    "value": "value",
     **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters", "epochs", "epoch"), "whole"),
     "temperature": "number",
     **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr", "on_bias", "logit_gap"), "number"),
     **dict.fromkeys(("test_accuracy", "val_accuracy", "last_val_accuracy", "share_on"), "share"),
     **dict.fromkeys(("mask_diversity", "object_cover", "flips", "soft"), "share"),
 }
-NUMBER = r"[+-]?(?:[0-9]+(?:[{point}][0-9]*)?|[{point}][0-9]+)(?:[eE][+-]?[0-9]{{1,2}})?"
 
 
 class Estimate(NamedTuple):
@@ -71,77 +67,44 @@ def t_quantile(freedom: int) -> float:
     return math.sqrt(freedom) * math.tan(np.interp(0.95, below / below[-1], angle[1:]))
 
 
-def spelled(value: Any) -> str:
-    """The value of a setting in one spelling, which spreadsheets do not keep: 8.0 is "8", and "TRUE" is "True"."""
-    text = str(value)
-    if text.lower() in ("true", "false"):
-        return text.capitalize()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number) if number.is_integer() else number)
-
-
 def read_table(path: Path, needed: Sequence[str], kinds: Mapping[str, str] = KINDS) -> pd.DataFrame:
-    """Read a CSV file, as we write it or as a spreadsheet saves it: BOM, UTF-16, semicolons, decimal commas, 8.0 for 8.
-
-    Blank cells are "" in text, and missing in numbers. The index is the line in the file.
+    """Read a CSV file as we write it. Blank cells are "" in text, and missing in numbers. The index is the line.
 
     Args:
         needed: columns that must be there; others are read too.
-        kinds: what columns hold, by name: "whole", "number", "share" or "value"; all others are text.
+        kinds: what columns hold, by name: "whole", "number" or "share"; all others are text.
 
     Raises:
         SettingError: naming file, line and column, if the file is no sound CSV or a cell not what its column holds.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SettingError(f"{path} cannot be read: {error.strerror}") from None
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    text = content.decode(encoding, errors="replace")  # what is damaged is refused with its cell
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    lines, line = {}, 1  # by where a row starts: a quote can make it long
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        for row in reader:
-            lines[line], line = [cell.strip() for cell in row], reader.line_num + 1
-    except csv.Error as error:
-        raise SettingError(f"{path}, line {line}: it is no sound CSV: {error}") from None
-    header = lines.pop(1, [])
-    for name in (*needed, *header):
-        if (count := header.count(name)) != 1:
-            raise SettingError(f"{path}, line 1: there are {count} columns {name[:40]!r}, but one is needed")
-    rows = {line: row for line, row in lines.items() if any(row)}
-    for line, row in rows.items():
-        if len(row) != len(header):
-            told = f"it has {len(row)} cells, but there are {len(header)} columns"
-            raise SettingError(f"{path}, line {line}: {told}")
-    cells = pd.DataFrame(list(rows.values()), list(rows), header, "str")
-    numeric = [name for name in header if name in kinds]
-    comma = separator != "," and cells[numeric].map(lambda cell: "," in cell).any(axis=None)
-    typed = [_typed(path, cells[name], kinds.get(name, "text"), "," if comma else ".") for name in header]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *lines = list(csv.reader(file, strict=True)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise SettingError(f"{path} cannot be read: {error}") from None
+    for name in (name for name in needed if header.count(name) != 1):
+        raise SettingError(f"{path} has {header.count(name)} columns {name!r}, but needs one")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(header):
+            told = f"it has {len(line)} cells, but there are {len(header)} columns"
+            raise SettingError(f"{path}, line {number}: {told}")
+    cells = pd.DataFrame(lines, range(2, len(lines) + 2), header, "str")
+    typed = [_typed(path, cells[name], kinds[name]) if name in kinds else cells[name] for name in cells]
     return pd.concat(typed, axis=1)
 
 
-def _typed(path: Path, cells: pd.Series, kind: str, point: str) -> pd.Series:
-    """Cells as what their column holds. Raises SettingError with line and rule where one is something else."""
-    is_number = cells.str.fullmatch(NUMBER.format(point=point))
-    number = cells.where(is_number).str.replace(",", ".").astype("float64")
-    is_text = ~cells.str.contains("[\0\r\n\ufffd]")
-    rules = {
+def _typed(path: Path, cells: pd.Series, kind: str) -> pd.Series:
+    """Cells as the numbers that their column holds; a SettingError with line and rule where one is something else."""
+    number = pd.to_numeric(cells, errors="coerce").astype("float64")
+    sound, rule = {
         "whole": ((number % 1 == 0) & (number.abs() < 2**53), "a whole number"),
-        "number": (is_number, "a number"),
+        "number": (np.isfinite(number), "a number"),
         "share": (number.between(0, 1 + 1e-6), "a number from 0 to 1"),  # sums are as exact as float32
-    }
-    for sound, rule in ((is_text, "one line of text in UTF-8"), rules.get(kind, (is_text, ""))):
-        if (wrong := ~sound & (cells != "")).any():
-            told = f"{cells.name} is {cells[wrong.idxmax()][:40]!r}, but it must be {rule}"
-            raise SettingError(f"{path}, line {wrong.idxmax()}: {told}")
-    if kind == "value":
-        return cells.mask(is_number, number.map(spelled)).map(spelled).astype("str")
-    return cells if kind == "text" else number.astype("Int64" if kind == "whole" else "float64")
+    }[kind]
+    if (wrong := ~sound & (cells != "")).any():
+        told = f"{cells.name} is {cells[wrong.idxmax()][:40]!r}, but it must be {rule}"
+        raise SettingError(f"{path}, line {wrong.idxmax()}: {told}")
+    return number.astype("Int64" if kind == "whole" else "float64")
 
 
 def read(path: Path | None = None) -> pd.DataFrame:

@@ -38,17 +38,14 @@ PAPER_PARAMETERS = {
 
 
 def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Compute a table of NAMES from results, as `results.read` gives them; by default from those that ship.
+    """Compute a table of NAMES from results, as `read` gives them; by default from those that ship.
 
     Raises:
         SettingError: if there is no such table, or the results lack a run or column that it needs.
     """
     if name not in NAMES:
         raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
-    if rows is None and name == "noise":
-        rows = results.read_table(results.EPOCHS, ("prompt_px", "epoch", "logit_gap", "flips", "soft"))
-    elif rows is None:
-        rows = read_search(SEARCHES[name]) if name in SEARCHES else results.read(results.shipped_for(name))
+    rows = read(name) if rows is None else rows
     try:
         rows = rows[rows["prompt_px"].isin([NARROW_PX, SHOTS_PX])] if name in SEARCHES else rows
         found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
@@ -57,6 +54,19 @@ def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     if found.empty:
         raise SettingError(f"the results hold no runs for table {name}: make them with `adavipro sweep`")
     return found
+
+
+def read(name: str, path: Path | None = None) -> pd.DataFrame:
+    """Read the results that a table is of, a row a run (of noise: an epoch): those that ship, or a file like them."""
+    if name in SEARCHES:
+        needed = ("dataset", "prompt_px", "seed", "prompt_lr", "val_accuracy", "key")
+        shipped = results.FOLDER / f"{name.replace('-', '_')}.csv"
+        return results.read_table(path or shipped, needed)
+    if name == "noise":
+        return results.read_table(
+            path or results.EPOCHS, ("prompt_px", "epoch", "logit_gap", "flips", "soft")
+        )
+    return results.read(path or results.shipped_for(name))
 
 
 def _ordered(names: Collection[str], order: Collection[str] = (), last: str = "") -> list[str]:
@@ -112,9 +122,9 @@ def price(rows: pd.DataFrame) -> pd.DataFrame:
 
     Of runs with one thread, mean over data sets and seeds; prompts at the narrow frame.
     """
-    template = published.find(table="3", method="vp", quantity="parameters")
-    added = published.find(table="3", method="adavipro", quantity="added parameters")
-    told = {"vp": f"{template:g} M", "adavipro": f"VP's + {added:g} M"}
+    figures = published.of_table("3").set_index(["method", "quantity"])["value"]
+    added = figures["adavipro", "added parameters"]
+    told = {"vp": f"{figures['vp', 'parameters']:g} M", "adavipro": f"VP's + {added:g} M"}
     groups = with_baselines(rows).groupby("method")
     own = {method: groups.get_group(method) for method in TITLES if method in groups.groups}
     lines = [
@@ -162,6 +172,21 @@ def effects(rows: pd.DataFrame) -> pd.DataFrame:
     lines[f"AdaViPro at full cover, over its best width ({best} px)"] = ada[FULL_PX] - ada[best]
     lines[f"AdaViPro at its worst width ({worst} px), over zero-shot"] = ada[worst] - zero_shot
     return pd.DataFrame({"effect": lines.keys(), "points": map(estimate, lines.values())})
+
+
+def lead(rows: pd.DataFrame) -> pd.DataFrame:
+    """AdaViPro over VP in points, by data set and width, with the 95 % interval over pairs of the same seed.
+
+    A line for each data set, and one for the mean of those that show an object.
+    """
+    rows = of_studies(rows, "main").dropna(subset=["prompt_px"])
+    objects = rows[rows["dataset"].isin(rows.loc[rows["object_cover"].notna(), "dataset"])]
+    mean = "mean of those with an object"
+    rows = pd.concat([rows, means_by_seed(objects).assign(dataset=mean)])
+    own = 100 * rows.pivot(index=["dataset", "prompt_px", "seed"], columns="method", values="test_accuracy")
+    wide = (own["adavipro"] - own["vp"]).groupby(level=[0, 1]).apply(estimate).unstack()
+    order = [*_ordered(objects["dataset"]), mean]
+    return wide.reindex(_ordered(wide.index, order)).rename(columns="{} px".format).reset_index()
 
 
 def masks(rows: pd.DataFrame) -> pd.DataFrame:
@@ -272,13 +297,7 @@ def noise(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def read_search(name: str, path: Path | None = None) -> pd.DataFrame:
-    """Read a search of a recipe on validation, a row a run: one of SEARCHES that ships, or a file like it."""
-    needed = ("dataset", "prompt_px", "seed", "prompt_lr", "val_accuracy", "key")
-    return results.read_table(path or results.FOLDER / f"search_{name.replace('-', '_')}.csv", needed)
-
-
-def ranking(rows: pd.DataFrame) -> pd.DataFrame:
+def search(rows: pd.DataFrame) -> pd.DataFrame:
     """A search by recipe, those with most runs first, then those with the best mean validation accuracy.
 
     Columns prompt_px, those settings of studies.SEARCHED that differ, runs and mean.
@@ -286,19 +305,14 @@ def ranking(rows: pd.DataFrame) -> pd.DataFrame:
     settings = [name for name in studies.SEARCHED if name in rows and rows[name].nunique() > 1]
     groups = rows.groupby(["prompt_px", *settings], sort=False)["val_accuracy"]
     found = groups.agg(runs="count", mean="mean").reset_index()
-    return found.sort_values(["runs", "mean"], ascending=False, ignore_index=True, kind="stable")
-
-
-def search(rows: pd.DataFrame) -> pd.DataFrame:
-    """The ranking of a search as a reader's table."""
-    found = ranking(rows)
+    found = found.sort_values(["runs", "mean"], ascending=False, ignore_index=True, kind="stable")
     found["mean"] = [Estimate(100 * mean, places=2) for mean in found["mean"]]
     return found.rename(columns={"mean": "mean val (%)"})
 
 
-SEARCHES = {f"search-{name}": name for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")}
+SEARCHES = [f"search-{name}" for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")]
 OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
-    "1": by_method, "2": by_width, "3": price, "effects": effects, "thumb": thumb, "masks": masks,
+    "1": by_method, "2": by_width, "3": price, "effects": effects, "lead": lead, "thumb": thumb, "masks": masks,
     "noise": noise, "training": training, "where": where, "photographs": by_width, "shots": by_shots,
     **dict.fromkeys(SEARCHES, search),
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,32 +118,6 @@ def _check_list(name: str, values: Any, kind: type) -> None:
             raise SettingError(f"{name} has {value!r} twice: remove one")
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """YAML without its traps: the last of two keys wins, 010 is 8, 1:30 is 90, no is false, and aliases explode."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise SettingError("*aliases are not read: write the values out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for twice in (key for i, key in enumerate(keys) if key in keys[:i]):
-            raise SettingError(f"{twice} stands there twice: remove one")
-        return super().construct_mapping(node, deep)
-
-    def construct_plain(self, node: yaml.ScalarNode) -> int | float | bool:
-        value = getattr(self, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
-        if not re.fullmatch(r"true|false|[-+]?(0|[1-9]\d*)?(\.\d*)?(e[-+]?\d+)?", node.value.lower()):
-            rule = "write numbers in digits without 0 before them, true or false, and text in quotes"
-            raise SettingError(f"{node.value} is {value} in YAML: {rule}")
-        return value
-
-
-for _kind in ("int", "float", "bool"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_plain)
-
-
 def read(path: Path) -> Grid:
     """Read a table file.
 
@@ -152,7 +125,7 @@ def read(path: Path) -> Grid:
         SettingError: naming the file, if it is not there or not YAML, or says what is not known.
     """
     try:
-        content = yaml.load(expanded(path).read_text(encoding="utf-8"), _Loader)
+        content = yaml.safe_load(expanded(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise SettingError("it must hold names with their values")
         check_names(map(str, content), [f.name for f in dataclasses.fields(Grid)])
@@ -178,7 +151,7 @@ def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
         how: as `runs.sweep` takes it.
     """
     ready = [cell for cell in cells if cell.label["method"] != RANDOM]
-    rows, errors = sweep([c.run for c in ready], "report", root, labels=[c.label for c in ready], **how)
+    rows, errors = sweep([c.run for c in ready], root, labels=[c.label for c in ready], **how)
     settled = []
     for label, run in (cell for cell in cells if cell.label["method"] == RANDOM):
         if (beside := experiment.read_result(run, root)) is None:
@@ -186,7 +159,7 @@ def sweep_cells(cells: Sequence[Cell], root: Path, **how: Any) -> Found:
             errors[f"{RANDOM} beside {run.folder(root).name}"] = told
         else:
             settled.append(as_random(Cell(label, run), beside["share_on"]))
-    more, failed = sweep([c.run for c in settled], "report", root, labels=[c.label for c in settled], **how)
+    more, failed = sweep([c.run for c in settled], root, labels=[c.label for c in settled], **how)
     return rows + more, errors | failed
 
 
@@ -207,7 +180,7 @@ def sweep_table(grid: Grid, root: Path, out: Path | None = None, **how: Any) -> 
 
 def joined(grid: Grid, rows: Sequence[Row], former: pd.DataFrame) -> pd.DataFrame:
     """A grid's rows with those that a file had of other cells of its table."""
-    values = [results.spelled(value) for own in grid.values.values() for value in own]
+    values = [str(value) for own in grid.values.values() for value in own]
     own = former["dataset"].isin(grid.datasets) & former["method"].isin(grid.methods)
     own &= former["value"].isin(["", *values])
     own &= former["prompt_px"].isin(grid.prompt_px) | former["method"].isin(WITHOUT_PROMPT)

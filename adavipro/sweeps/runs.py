@@ -13,15 +13,11 @@ from tqdm.auto import tqdm
 from adavipro import datasets, experiment
 from adavipro.experiment import Experiment
 from adavipro.io import canonical_json, expanded, shipped, write_atomically, write_json
-from adavipro.recipe import SettingError
-from adavipro.report import studies
 from adavipro.report.kept import read_json
 from adavipro.report.results import WITHOUT_PROMPT
 from adavipro.sweeps import cluster
 
 NOTEBOOK = shipped("run.ipynb", "notebooks")
-# What there is to do for a run, and the file that this leaves in its folder, last.
-PROOFS = {"report": experiment.RESULT, "validate": "validated.json"}
 FAILED = "failed.json"
 # What a row says of a run; None where a method has no such thing.
 COLUMNS = (
@@ -36,43 +32,16 @@ Found = tuple[list[Row], dict[str, str]]
 # --- One run --------------------------------------------------------------------------------------------------------
 
 
-def work_on(run: Experiment, work: str, root: Path, device: str) -> Row:
-    """Do one run in this process, or read it where it is finished: "report", or "validate", without the test split."""
-    if work not in PROOFS:
-        raise SettingError(f"work is {work!r}, but it must be one of: {', '.join(PROOFS)}")
-    if work == "report":
-        result = experiment.run(run, root, device=device, progress_bar=False)
-        return row_of(run, result, run.folder(root, result["key"]))
-    folder = run.folder(root)
-    if (done := finished_row(run, work, folder)) is not None:
-        return done
-    progress = experiment.validate(run, root, device)
-    best, last = progress.history[progress.best_epoch], progress.history[-1]["val_accuracy"]
-    row = {**_named(run), "val_accuracy": progress.best_accuracy, "last_val_accuracy": last}
-    row |= {"share_on": best["share_on"], "mask_diversity": best["mask_diversity"], "key": _key(folder)}
-    write_json(folder / PROOFS[work], row)
-    return row
+def report(run: Experiment, root: Path, device: str) -> Row:
+    """Do one run in this process, or read it where it is finished. Returns its row."""
+    result = experiment.run(run, root, device=device, progress_bar=False)
+    return row_of(run, result, run.folder(root, result["key"]))
 
 
-def _key(folder: Path) -> str:
-    return folder.name.rpartition("-")[2]
-
-
-def finished_row(run: Experiment, work: str, folder: Path) -> Row | None:
+def finished_row(run: Experiment, folder: Path) -> Row | None:
     """The row of a run, from its folder; None where it is not finished."""
-    if work == "report":
-        result = experiment.read_folder(folder, _key(folder))
-        return None if result is None else row_of(run, result, folder)
-    kinds = {name: experiment.MEASURES[name] for name in ("share_on", "mask_diversity")}
-    kinds |= {"val_accuracy": float, "last_val_accuracy": float}
-    row: Row | None = read_json(folder / PROOFS[work], kinds, _key(folder), 1 + 1e-6)
-    return None if row is None else row | _named(run)
-
-
-def _named(run: Experiment) -> Row:
-    """What tells a run of a search apart."""
-    named = ("dataset", "method", "prompt_px", "seed", *studies.SEARCHED)
-    return {name: run.flat()[name] for name in named}
+    result = experiment.read_folder(folder, folder.name.rpartition("-")[2])
+    return None if result is None else row_of(run, result, folder)
 
 
 def row_of(run: Experiment, result: Row, folder: Path) -> Row:
@@ -89,14 +58,9 @@ def row_of(run: Experiment, result: Row, folder: Path) -> Row:
 
 
 def sweep(
-    runs: Sequence[Experiment],
-    work: str,
-    root: Path,
-    device: str = "cpu",
-    labels: Sequence[Row] = (),
-    **how: Any,
+    runs: Sequence[Experiment], root: Path, device: str = "cpu", labels: Sequence[Row] = (), **how: Any
 ) -> Found:
-    """Do the work for every run, each in a notebook of its own. Returns rows, and errors by run folder.
+    """Report every run, each in a notebook of its own. Returns rows, and errors by run folder.
 
     A run that fails does not stop the others; failed.json in its folder says why, failed.ipynb how far it came. A run
     whose worker dies is done again and goes on from its checkpoint; it has failed when it takes a fourth one with it.
@@ -104,7 +68,6 @@ def sweep(
     already, runs that have begun go on to their end, and are kept.
 
     Args:
-        work: "report" (with the test figure) or "validate" (without).
         labels: what a row says besides, one for each run.
         how: `workers`, `scheduler` and `limit_s` of `cluster.execute_all`.
 
@@ -115,10 +78,8 @@ def sweep(
     sources = {name: datasets.find(name) for name in {run.dataset for run in runs}}
     folders = [run.folder(root, None, sources[run.dataset]) for run in runs]
     of = dict(zip(folders, runs, strict=True))
-    rows = {folder: finished_row(run, work, folder) for folder, run in of.items()}
-    for folder in folders:
-        experiment.check_files(folder)
-    given, errors = {"work": work, "root": str(root), "device": device}, {}
+    rows = {folder: finished_row(run, folder) for folder, run in of.items()}
+    given, errors = {"root": str(root), "device": device}, {}
     todo = {
         folder: {"settings": canonical_json(of[folder].content()), **given}
         for folder, row in rows.items()
@@ -126,10 +87,10 @@ def sweep(
     }
     with (
         tqdm(total=len(rows), initial=len(rows) - len(todo), unit="run", disable=not todo) as bar,
-        contextlib.closing(cluster.execute_all(NOTEBOOK, todo, PROOFS[work], device, **how)) as ended,
+        contextlib.closing(cluster.execute_all(NOTEBOOK, todo, experiment.RESULT, device, **how)) as ended,
     ):
         for folder, error in ended:
-            rows[folder] = finished_row(of[folder], work, folder)
+            rows[folder] = finished_row(of[folder], folder)
             if rows[folder] is None:
                 elsewhere = f"its result is not in {root}, which every machine must see under the same path"
                 errors[folder.name] = error or elsewhere

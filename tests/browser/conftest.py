@@ -17,6 +17,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 SECONDS = 60  # to wait for a kernel on a slow machine
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --no-proxy-server --disable-sync
     --disable-background-networking --disable-component-update""".split()
+# Kernels draw a quarter of each data set: whether a control works does not hang on more.
+STARTUP = "from adavipro.datasets import embedded\nembedded.SIZES.update(train=500, val=150, test=100)\n"
 # Every cell is drawn, also those out of sight; nothing asks for news.
 LAB_SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -46,6 +48,9 @@ def lab(home, tmp_path_factory):
         path = own / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
+    startup = own / "ipython" / "profile_default" / "startup" / "small.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(STARTUP)
     places = {"SETTINGS_DIR": "settings", "WORKSPACES_DIR": "workspaces"}
     environment = os.environ | {f"JUPYTERLAB_{name}": str(own / place) for name, place in places.items()}
     environment |= {f"JUPYTER_{name}_DIR": str(own / name) for name in ("CONFIG", "DATA", "RUNTIME")}

@@ -36,9 +36,7 @@ FAULTS = {
         "its code does not run",
     "a result file that was cut or edited":
         "it counts as not there and is written anew; an edited table is refused with line and column",
-    "a table of results that went through another program":
-        "read as the same numbers",
-    "a table file that is a bomb, or says something else than it seems":
+    "a table file that holds itself, is nested without end, or holds code":
         "refused in one sentence, at once",
     # Data
     "a damaged image":
@@ -82,8 +80,8 @@ ELSEWHERE = {
         "disk full while a checkpoint, table, figure or notebook is written",
     "test_experiment.py::test_damaged_result_is_named_counts_as_not_there_and_is_written_anew":
         "a result file that was cut or edited",
-    "test_grids.py::test_a_file_that_says_something_else_than_it_seems_is_refused_with_one_sentence":
-        "a table file that is a bomb, or says something else than it seems",
+    "test_grids.py::test_a_file_that_is_no_table_is_refused_with_one_sentence":
+        "a table file that holds itself, is nested without end, or holds code",
     "test_images.py::test_d1_file_that_cannot_be_used_is_an_error_that_says_why":
         "a damaged image",
     "test_images.py::test_picture_with_damaged_exif_is_upright":
@@ -98,8 +96,6 @@ ELSEWHERE = {
         "a pickle that runs code, in the place of a file that is read",
     "test_results.py::test_a_cell_that_cannot_be_read_is_refused_with_file_line_and_column":
         "a result file that was cut or edited",
-    "test_results.py::test_results_that_went_through_a_spreadsheet_are_the_same":
-        "a table of results that went through another program",
     "test_series.py::test_a_kernel_that_was_killed_after_the_result_is_a_failure":
         "a notebook whose kernel is killed",
     "test_series.py::test_a_kernel_that_was_killed_once_is_started_again":

@@ -202,7 +202,7 @@ def test_run_that_starts_anew_keeps_no_checkpoint_of_the_former_one(copy):
     step = training.train_step
 
     def stop_in_the_second_epoch(*args):
-        if "epoch 1" in args[7]:
+        if "epoch 2" in args[7]:
             raise KeyboardInterrupt
         return step(*args)
 

@@ -1,19 +1,23 @@
 """The small world: four data sets that are drawn, with their true objects, for the small CLIP of 56 px."""
 
+import contextlib
 import copy
 import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from adavipro.data import Split
 from adavipro.datasets.embedded import drawing, scenes
 from adavipro.datasets.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
-from adavipro.io import data_folder, generator
+from adavipro.io import cache_folder, data_folder, generator, write_atomically
 from adavipro.recipe import SettingError
 
 SIZES = {"train": 2000, "val": 600, "test": 1000}
@@ -58,11 +62,15 @@ class Drawn:
 
 @functools.lru_cache(maxsize=16)
 def draw_split(name: str, split: str) -> Split:
-    """Draw one split, "train", "val" or "test". It is kept in memory: do not write into it.
+    """Draw one split, "train", "val" or "test", or read it where it was drawn before. Do not write into it.
 
     digits: scans of real handwriting set into scenes, 1,000 / 297 / 500 scans in two scenes each, no scan in two
     splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
     """
+    expected = drawn_sha256().get(f"{name}-{split}")
+    file = cache_folder() / "drawn" / f"{name}-{split}.safetensors"
+    if (kept := _kept(file, expected)) is not None and len(kept) == Drawn(name).counts[split]:
+        return kept
     g = generator(SEED, f"{name}-{split}")
     if name == "digits":
         stored = load_file(data_folder() / "handwritten_digits.safetensors")
@@ -74,12 +82,24 @@ def draw_split(name: str, split: str) -> Split:
     else:
         labels = torch.randint(len(CLASS_NAMES[name]), (SIZES[split],), generator=g)
         drawn = Split(*_DRAW[name](labels, g), labels)
-    expected = drawn_sha256().get(f"{name}-{split}")
-    if len(drawn) >= 594 and sha256(drawn) != expected:
+    if sha256(drawn) == expected:
+        with contextlib.suppress(OSError):  # then it is drawn each time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, save({k: v for k, v in vars(drawn).items() if v is not None}))
+    elif len(drawn) >= 594:
         told = f"{name}, {split}, is drawn here with other pictures than the shipped results are on"
         why = "fonts, Pillow or torch differ, and so may results, a little"
         warnings.warn(f"{told}: {why}", OtherPicturesWarning, stacklevel=2)
     return drawn
+
+
+def _kept(file: Path, expected: str | None) -> Split | None:
+    """A split from its file; None where it is not there, or not what was expected."""
+    with contextlib.suppress(OSError, SafetensorError, TypeError, ValueError):
+        parts: dict[str, Any] = {"objects": None} | load_file(file)
+        kept = Split(**parts)
+        return kept if sha256(kept) == expected else None
+    return None
 
 
 def sha256(split: Split) -> str:
