@@ -171,7 +171,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def world_of(dataset: str, model: str | None = None) -> str:
-    """The world whose recipe suits a data set: of a folder "photographs", unless the small CLIP knows every class.
+    """The world whose recipe suits a data set, "paper" for its nine.
+
+    For a folder it is "photographs", unless the small CLIP knows every class.
 
     Where a folder's model is given, it is "embedded" with the small CLIP alone.
     """

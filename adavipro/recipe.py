@@ -104,10 +104,12 @@ class Recipe(Settings):
             raise SettingError("temperature_end and temperature_gamma are both none: give one")
         if self.temperature_gamma is not None:
             object.__setattr__(self, "temperature_end", None)
-        for name in ("temperature_end", "temperature_floor"):
-            if (value := getattr(self, name)) is not None and value > self.temperature_start:
-                told = f"but a temperature falls, and temperature_start is {self.temperature_start}"
-                raise SettingError(f"{name} is {value}, {told}")
+        name = "temperature_end" if self.temperature_gamma is None else "temperature_floor"
+        if (value := getattr(self, name)) > self.temperature_start:
+            told = (
+                f"but a temperature falls, and temperature_start is {self.temperature_start}: lower the one"
+            )
+            raise SettingError(f"{name} is {value}, {told}, or raise the other")
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -136,7 +138,7 @@ def lengths(recipe: Recipe, images: int) -> tuple[int, int, int]:
     total, share = recipe.epochs * an_epoch, recipe.warmup_share
     warmup = recipe.warmup_steps if share is None else round(share * total)
     assert warmup is not None  # the recipe has one of the two
-    if warmup >= total:
+    if warmup >= total > 0:
         told = f"warm-up takes {warmup} steps, but the run has {total} and would never leave it"
         raise SettingError(f"{told}: lower warmup_steps, or give warmup_share")
     return an_epoch, total, warmup

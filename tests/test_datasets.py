@@ -64,6 +64,8 @@ def test_a_split_is_drawn_once_and_again_where_its_file_is_damaged(tmp_path, mon
         file.write_bytes(damaged)
         assert embedded.sha256(draw("letters", "val")) == expected
         assert file.read_bytes() == whole
+    monkeypatch.setenv("ADAVIPRO_CACHE", str(file))  # no folder
+    assert embedded.sha256(draw("letters", "val")) == expected
     monkeypatch.setitem(embedded.SIZES, "val", 20)
     assert len(draw("letters", "val")) == 20
 

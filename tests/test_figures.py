@@ -104,6 +104,7 @@ def test_figure_is_saved_as_png_and_svg_and_stays_where_the_disk_is_full(rows, t
     assert (png, svg) == (tmp_path / "new" / "accuracy.png", tmp_path / "new" / "accuracy.svg")
     with Image.open(png) as image:
         assert min(image.size) > 300
+        assert round(image.info["dpi"][0]) == 120
     assert "<svg" in svg.read_text()
     before = png.read_bytes()
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from adavipro import experiment
 from adavipro.lessons import pages
 from adavipro.lessons.pages import ParameterError
+from adavipro.recipe import SettingError
 from adavipro.sweeps.runs import NOTEBOOK
 
 begin = functools.partial(pages.begin, world="embedded", device="auto", out=None)
@@ -92,7 +93,7 @@ def test_the_sheet_of_one_run_refuses_a_name_that_it_does_not_have(monkeypatch):
 
     monkeypatch.setattr(pages, "get_ipython", lambda: Shell)
     with pytest.raises(
-        ParameterError, match="notebook run has no parameter 'settigns': its parameters are settings, root"
+        SettingError, match="notebook run has no parameter 'settigns': its parameters are settings, root"
     ):
         exec(second, {})
 

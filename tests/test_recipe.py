@@ -129,10 +129,13 @@ def test_a_factor_is_instead_of_an_end_and_one_of_the_two_is_needed():
         Recipe(temperature_end=None)
 
 
-@pytest.mark.parametrize("name", ["temperature_end", "temperature_floor"])
-def test_temperature_that_rises_is_refused(name):
-    with pytest.raises(SettingError, match=rf"{name} is 6.0, but a temperature falls.* is 5.0"):
-        Recipe(**{name: 6})
+@pytest.mark.parametrize(
+    ("name", "other"), [("temperature_end", {}), ("temperature_floor", {"temperature_gamma": 0.98})]
+)
+def test_temperature_that_rises_is_refused(name, other):
+    with pytest.raises(SettingError, match=rf"{name} is 6.0, but a temperature falls.* is 5.0: lower"):
+        Recipe(**{name: 6}, **other)
+    Recipe(temperature_start=0.05, temperature_end=0.01)  # the floor is not asked
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_a_cell_that_cannot_be_read_is_refused_with_file_line_and_column(tmp_pat
         (SHIPPED.replace(WRONG, "caf\xe9" + WRONG).encode("latin-1"), "cannot be read: 'utf-8' codec"),
         (SHIPPED.replace(",", ";").encode(), "has 0 columns 'study', but needs one"),
         (SHIPPED.replace("seconds", "seed", 1).encode(), "has 2 columns 'seed', but needs one"),
+        (SHIPPED.replace("memory_mb", "steps", 1).encode(), "has 2 columns 'steps', but needs one"),
     ],
 )
 def test_a_file_that_is_no_table_of_results_is_one_sentence(tmp_path, content, told):
@@ -162,7 +163,7 @@ def test_an_ablation_has_every_other_value_with_the_same_runs():
         assert set(found.index) == {*values} - {studies.own_value(study)}
         for cells in found.itertuples(index=False):
             runs = set(zip(cells.dataset, cells.seed, strict=True))
-            assert runs == set(itertools.product(embedded.CLASS_NAMES, studies.FEW_SEEDS))
+            assert runs == set(itertools.product(embedded.CLASS_NAMES, studies.ABLATION_SEEDS))
 
 
 def share(rows, row):

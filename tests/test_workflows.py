@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
@@ -41,6 +42,19 @@ def valid(path: Path) -> bool:
 
 def has_target(name: str) -> bool:
     return subprocess.run(["make", "-n", name], cwd=TOP, capture_output=True).returncode == 0
+
+
+def test_a_gpu_gives_notebooks_only_parameters_that_they_have():
+    given = re.findall(
+        r'notebooks/(\d\d)"\*\) own=\(([^)]*)\)', commands(TOP / ".github" / "workflows" / "gpu.yml")
+    )
+    assert len(given) == 4
+    for number, own in given:
+        (path,) = (TOP / "notebooks").glob(f"{number}_*.ipynb")
+        cells = nbformat.read(path, 4).cells
+        (known,) = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+        for name in re.findall(r"-[rp] (\w+)", own):
+            assert re.search(rf"^{name} = ", known, re.MULTILINE), (path.stem, name)
 
 
 def test_there_are_two_workflows():

@@ -203,9 +203,9 @@ def runs_of(study: str) -> list[Cell]:
     if study == "main":
         return cells(["zero-shot", "vp", "adavipro"], WIDTHS, studies.REPORT_SEEDS)
     if study in studies.ABLATIONS:
-        own = cells(["adavipro"], [studies.FULL_PX], studies.FEW_SEEDS)
+        own = cells(["adavipro"], [studies.FULL_PX], studies.ABLATION_SEEDS)
     else:
-        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.FEW_SEEDS)
+        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.TRAINING_SEEDS)
     return [
         Cell({**label, "value": text}, run.changed(**change))
         for text, change in studies.VARIED[study].items()
@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (make | {"studies": make_studies})[args.what](book)
     book.close()
     if args.what == "tune":
-        rows = tables.read("search-vp", args.out)
+        rows = tables.read("search-vp", args.out)  # all searches have its columns
         print(tables.to_markdown(tables.search(rows)), f"picked: {picked(rows)}", sep="\n")
 
 

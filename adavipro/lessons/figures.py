@@ -40,14 +40,14 @@ ABLATION_PANELS = {
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and as SVG beside it. Returns both paths."""
+    """Write a figure as PNG and as SVG beside it, and fix its layout. Returns both paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.set_dpi(120)
     figure.draw_without_rendering()  # this lays it out, once for both files
     figure.set_layout_engine("none")
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for target in paths:
-        write_atomically(target, rendered(figure, format=target.suffix[1:], bbox_inches="tight"))
+        write_atomically(target, rendered(figure, format=target.suffix[1:], dpi=120, bbox_inches="tight"))
     return paths
 
 

@@ -75,14 +75,16 @@ def read_table(path: Path, needed: Sequence[str], kinds: Mapping[str, str] = KIN
         kinds: what columns hold, by name: "whole", "number" or "share"; all others are text.
 
     Raises:
-        SettingError: naming file, line and column, if the file is no sound CSV or a cell not what its column holds.
+        SettingError: naming the file, if it is no sound CSV, and line and column of a cell that is not what its column
+            holds.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise SettingError(f"{path} cannot be read: {error}") from None
-    for name in (name for name in needed if header.count(name) != 1):
+        told = getattr(error, "strerror", None) or error
+        raise SettingError(f"{path} cannot be read: {told}") from None
+    for name in (name for name in (*needed, *header) if header.count(name) != 1):
         raise SettingError(f"{path} has {header.count(name)} columns {name!r}, but needs one")
     for number, line in enumerate(lines, 2):
         if len(line) != len(header):

@@ -134,7 +134,15 @@ def read(path: Path) -> Grid:
         return Grid(**content)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
-    except (OSError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise SettingError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from None
 
 

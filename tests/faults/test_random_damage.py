@@ -136,7 +136,7 @@ def test_value_that_is_not_finite_at_any_step_stops_the_training_before_it(tmp_p
 
     monkeypatch.setattr(training, "train_step", spoiling)
     with pytest.raises(
-        training.TrainingDiverged, match=rf"not finite at step {last} \(epoch {last // 5}, images \["
+        training.TrainingDiverged, match=rf"not finite at step {last} \(epoch {last // 5 + 1}, images \["
     ):
         own_network.fit(tmp_path, epochs=3)
     assert begun == last + 1
