@@ -143,7 +143,7 @@ def test_live_view_redraws_after_each_epoch_while_its_cell_runs(notebook):
 
 @pytest.mark.parametrize(
     ("name", "which", "change"),
-    [("01_visual_prompts", 0, "slider"), ("03_deciding", 0, "slider"), ("04_training", 2, "region")],
+    [("01_visual_prompts", 0, "slider"), ("04_training", 2, "region")],
 )
 def test_explorers_of_the_series_work_in_place(notebook, name, which, change):
     page = notebook(f"series/notebooks/{name}.ipynb")
