@@ -173,9 +173,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def world_of(dataset: str, model: str | None = None) -> str:
     """The world whose recipe suits a data set, "paper" for its nine.
 
-    For a folder it is "photographs", unless the small CLIP knows every class.
-
-    Where a folder's model is given, it is "embedded" with the small CLIP alone.
+    For a folder it is "photographs", unless the small CLIP knows every class; where its model is given, it is
+    "embedded" with the small CLIP alone.
     """
     if dataset in datasets.nine.SPECS:
         return "paper"

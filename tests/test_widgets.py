@@ -120,6 +120,7 @@ def test_mask_explorer_draws_what_the_regions_that_are_on_do(clip, method, monke
     changed[0, 0, 3] = 1 - changed[0, 0, 3]
     shows(0, changed)
     assert picture.value != before
+    assert sum(region.value for region in regions[:6]) > 1
     for region in regions[:6]:
         region.value = False
     count = len(drawn)

@@ -286,8 +286,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == "tune":
         search(book, args.method, args.world)
     else:
-        make = {"controls": make_controls, "baselines": make_baselines, "photographs": make_photographs}
-        (make | {"studies": make_studies})[args.what](book)
+        make = {
+            "studies": make_studies, "controls": make_controls, "baselines": make_baselines,
+            "photographs": make_photographs,
+        }  # fmt: skip
+        make[args.what](book)
     book.close()
     if args.what == "tune":
         rows = tables.read("search-vp", args.out)  # all searches have its columns

@@ -46,17 +46,15 @@ def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     if name not in NAMES:
         raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
     rows = read(name) if rows is None else rows
-    made = "tools/make_results.py" if name in (*SEARCHES, "noise") else "adavipro sweep"
-    missing = SettingError(f"the results hold no runs for table {name}: make them with `{made}`")
-    if rows.empty:
-        raise missing
     try:
         rows = rows[rows["prompt_px"].isin([NARROW_PX, SHOTS_PX])] if name in SEARCHES else rows
-        found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
+        if not (found := rows).empty:
+            found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
     except LookupError as error:
         raise SettingError(f"the results hold no {error}, which table {name} needs") from None
     if found.empty:
-        raise missing
+        way_out = "tools/make_results.py" if name in (*SEARCHES, "noise") else "adavipro sweep"
+        raise SettingError(f"the results hold no runs for table {name}: make them with `{way_out}`")
     return found
 
 

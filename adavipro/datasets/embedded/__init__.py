@@ -69,10 +69,8 @@ def draw_split(name: str, split: str) -> Split:
     splits. letters, sketches, textures: drawn, 2,000 / 600 / 1,000 pictures.
     """
     expected = drawn_sha256().get(f"{name}-{split}")
-    with contextlib.suppress(OSError):  # without a home folder it is drawn each time
-        kept = _kept(_file(name, split), expected)
-        if kept is not None and len(kept) == Drawn(name).counts[split]:
-            return kept
+    if (kept := _kept(name, split, expected)) is not None:
+        return kept
     g = generator(SEED, f"{name}-{split}")
     if name == "digits":
         stored = load_file(data_folder() / "handwritten_digits.safetensors")
@@ -85,7 +83,7 @@ def draw_split(name: str, split: str) -> Split:
         labels = torch.randint(len(CLASS_NAMES[name]), (SIZES[split],), generator=g)
         drawn = Split(*_DRAW[name](labels, g), labels)
     if sha256(drawn) == expected:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # without a folder for it it is drawn each time
             (file := _file(name, split)).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, save({k: v for k, v in vars(drawn).items() if v is not None}))
     elif len(drawn) >= 594:
@@ -99,12 +97,12 @@ def _file(name: str, split: str) -> Path:
     return cache_folder() / "drawn" / f"{name}-{split}.safetensors"
 
 
-def _kept(file: Path, expected: str | None) -> Split | None:
-    """A split from its file; None where it is not there, or not what was expected."""
+def _kept(name: str, split: str, expected: str | None) -> Split | None:
+    """A split from its file; None where that is not there, of another size, or not what was expected."""
     with contextlib.suppress(OSError, SafetensorError, TypeError, ValueError):
-        parts: dict[str, Any] = {"objects": None} | load_file(file)
+        parts: dict[str, Any] = {"objects": None} | load_file(_file(name, split))
         kept = Split(**parts)
-        return kept if sha256(kept) == expected else None
+        return kept if len(kept) == Drawn(name).counts[split] and sha256(kept) == expected else None
     return None
 
 
