@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import links
 import nbformat
 import rules
 from nbformat import NotebookNode
@@ -155,7 +154,7 @@ def collect(runs: Path, top: Path = TOP, only: Sequence[str] | None = None) -> N
 
 
 def check(top: Path = TOP) -> list[str]:
-    """What is wrong with the notebooks, the links and the stamps: one sentence each."""
+    """What is wrong with the notebooks and the stamps: one sentence each."""
     project, paths = read_project(top), notebooks(top)
     findings = rules.of_series([path.stem for path in paths])
     for path in paths:
@@ -171,7 +170,7 @@ def check(top: Path = TOP) -> list[str]:
     readme = (top / "README.md").read_text()
     if stamped_readme(readme, project) != readme:
         findings.append("README.md is not stamped as pyproject.toml says: run `python docs/publish.py stamp`")
-    return findings + links.check(top)
+    return findings
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("stamp", help="write badges and Colab's cell into the notebooks and the README")
-    commands.add_parser("check", help="say what is wrong with notebooks, links and stamps")
+    commands.add_parser("check", help="say what is wrong with notebooks and stamps")
     collecting = commands.add_parser("collect", help="take over executed notebooks")
     collecting.add_argument("runs", type=Path)
     collecting.add_argument("--only", nargs="+", metavar="NUMBER", help="only these notebooks, as 01 02")

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "docs"))
-links, publish, rules, stamps = map(importlib.import_module, ("links", "publish", "rules", "stamps"))
+publish, rules, stamps = map(importlib.import_module, ("publish", "rules", "stamps"))
 
 PROJECT = stamps.Project(
     "https://github.com/someone/thing", "1.2.3", "open_clip_torch>=3.2,<4", "timm>=1.0.9", "2.10"
@@ -31,7 +31,7 @@ def stream(text: str, name: str = "stdout") -> NotebookNode:
 
 def sample() -> NotebookNode:
     """A notebook that keeps every rule."""
-    needs = "**Needs** about 1 s on 2 CPU cores, 0.1 GB of memory, 1 MB of disk."
+    needs = "**Needs** about 1 s on one CPU core, 0.1 GB of memory, 1 MB of disk."
     cells = [
         new_markdown_cell(f"# 1. Why?\n\nThis is asked.\n\n{needs}"),
         code("seed = 0\ndevice = 'auto'\nruns = None", "parameters"),

@@ -1,5 +1,6 @@
 """The site is built from what is committed: every notebook in order, nothing executed, nothing from elsewhere."""
 
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -42,6 +43,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = build(TOP, out)
     assert done.returncode == 0, done.stderr
     return out
+
+
+def test_names_of_the_module_that_the_pages_tell_exist():
+    pages = [
+        page
+        for kind in ("*.md", "docs/*.md", "[bd]*/**/README.md", "notebooks/*.ipynb")
+        for page in TOP.glob(kind)
+    ]
+    told = {name for page in pages for name in re.findall(r"`(adavipro(?:\.\w+)+)", page.read_text())}
+    assert "adavipro.fit" in told
+    for name in told:
+        pkgutil.resolve_name(name)  # an AttributeError names what is not there
 
 
 def test_the_contents_list_every_notebook_in_the_order_of_the_series(site: Path):
@@ -110,8 +123,9 @@ def test_a_page_shows_equations_pictures_and_not_colabs_cell(project: Path):
 
 def test_what_cannot_be_shown_stops_the_build(project: Path):
     with (project / "README.md").open("a") as page:
-        page.write("\n[a](missing.md)\n\n$\\nosuchcommand$\n")
+        page.write("\n[a](missing.md) [b](docs/effects.md#no-such-heading)\n\n$\\nosuchcommand$\n")
     done = build(project, project / "site")
     assert done.returncode != 0
     assert "missing.md" in done.stderr
+    assert "no-such-heading" in done.stderr
     assert "Unknown LaTeX command" in done.stderr
