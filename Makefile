@@ -17,6 +17,7 @@ reproduce: $(INSTALLED) ## Run the whole notebook series: every figure and table
 results: $(INSTALLED) ## Make data/results and the docs' tables and figures anew: hours; goes on where it was stopped
 	$(BIN)/python tools/make_results.py tune --method vp --out data/results/search_vp.csv
 	$(BIN)/python tools/make_results.py tune --method adavipro --out data/results/search_adavipro.csv
+	$(BIN)/python tools/make_results.py widths --out data/results/search_vp_widths.csv
 	$(BIN)/python tools/make_results.py studies --out data/results/embedded.csv
 	$(BIN)/python tools/make_results.py epochs --out data/results/epochs.csv
 	$(BIN)/python tools/make_results.py controls --out data/results/controls.csv

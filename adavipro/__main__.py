@@ -20,8 +20,10 @@ from adavipro.lessons import install
 WORLDS, RECIPES = ("embedded", "photographs", "paper"), ("paper", "ours")
 DATA_SETS = "data sets: the drawn ones, solar-cells, handwritten-digits, the paper's nine, folder:PATH"
 PAPER_TABLES = ("1", "2", "3", "4", "5", "6", "7")
-OTHER_TABLES = "relu hard standardise effects lead thumb masks noise training where photographs shots".split()
-OTHER_TABLES += "search-vp search-adavipro search-photographs-vp search-photographs-adavipro".split()
+OTHER_TABLES = (
+    "relu hard standardise effects lead thumb masks noise training tuned where photographs shots "
+    "search-vp search-vp-widths search-adavipro search-photographs-vp search-photographs-adavipro"
+).split()
 FIGURES = ("2", "masks", "ablations", "photographs")
 NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|alloc_failed|bad_alloc")
 
@@ -238,7 +240,9 @@ def parser() -> argparse.ArgumentParser:
 
     printed, drawn = command(table), command(figure)
     shown = "2: accuracy against the width of the frame"
-    others = "1: every method; 3: price; effects; lead; masks; search-*: candidates; photographs; shots; else ablations"
+    others = (
+        "1: every method; 3: price; effects; lead; masks; tuned; search-*; photographs; shots; else ablations"
+    )
     printed.add_argument("number", choices=(*PAPER_TABLES, *OTHER_TABLES), help=f"{shown}; {others}")
     printed.add_argument("--world", choices=("embedded", "paper"), help="of tables 1 to 7 (default: paper)")
     printed.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
@@ -298,8 +302,6 @@ def _explained(error: Exception) -> tuple[str, int]:
         return told, 2
     if isinstance(error, MemoryError) or NO_MEMORY.search(told.lower()):
         return "there is too little memory: lower batch_size, as -s batch_size=16, or use a smaller model", 2
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return "torch.compile has no working compiler here: leave out compile=true, or install one (g++)", 2
     shortened = told if len(told) < 300 else told[:300] + " ..."
     return f"{type(error).__name__}: {shortened} (`adavipro --traceback ...` shows the whole)", 1
 

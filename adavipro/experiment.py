@@ -160,10 +160,8 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
         "warmup_steps": None,
     },
 }  # fmt: skip
-# Controls and VP's other templates, each a method with single settings changed.
+# Controls, each a method with single settings changed.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vp-fixed-patch": ("vp", {"prompt_kind": "fixed-patch"}),
-    "vp-random-patch": ("vp", {"prompt_kind": "random-patch"}),
     "random-masks": ("adavipro", {"where": "random"}),
     "soft-masks": ("adavipro", {"where": "sigmoid"}),
     "untrained-masks": ("adavipro", {"generator_lr": 0.0}),

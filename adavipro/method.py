@@ -31,8 +31,8 @@ class AdaViPro(nn.Module):
     any model that takes images can follow.
 
     Args:
-        prompt: the template P, as `prompts.FramePrompt`: `prompt(generator)` is (1, 3, h, w).
-        edges: F_e, images to edges (b, c, h, w); None for VP.
+        prompt: the template P, as `prompts.FramePrompt`: `prompt()` is (1, 3, h, w).
+        edges: F_e, images to edges (b, 3, h, w); None for VP.
         masks: F_c and F_p, as `where.MaskGenerator`: `masks(edges)` are region logits (b, 2, r, r), and
             `masks.decide(logits, temperature, generator)` are decisions (b, 1, r, r). None for VP.
         precision: numbers of the mask generator; decisions are float32 whatever it is.
@@ -101,8 +101,7 @@ class AdaViPro(nn.Module):
                 f"decisions have shape {tuple(decisions.shape)}, expected ({b}, 1, r, r) where r divides {side}"
             )
         mask = enlarge(decisions, side // r)
-        template = self.prompt(generator if temperature is not None else None)
-        return Prompted(images + template * mask.to(images.dtype), decisions, mask, logits)
+        return Prompted(images + self.prompt() * mask.to(images.dtype), decisions, mask, logits)
 
 
 def check_images(images: Tensor, image_px: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adavipro import checkpoints, evaluation, models, training
-from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks
+from adavipro.baselines.controls import RandomMasks, SigmoidMasks
 from adavipro.checkpoints import CheckpointError
 from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
 from adavipro.data import Split
@@ -26,7 +26,6 @@ from adavipro.where import EdgeDetector
 
 KIND = "prompted classifier"
 METHODS = ("vp", "adavipro")
-PROMPTS = ("frame", "fixed-patch", "random-patch")
 Group = TypeVar("Group", bound=Settings)
 ANSWERS = ("gumbel", "sigmoid", "random")  # to "where"; all but the first are controls
 
@@ -35,8 +34,7 @@ ANSWERS = ("gumbel", "sigmoid", "random")  # to "where"; all but the first are c
 class Prompt(Settings):
     """What to add."""
 
-    prompt_kind: str = setting("frame", "template; patches are VP's controls", choices=PROMPTS)
-    prompt_px: int = setting(8, "width of the frame, or side of the patch (the paper: 30)", low=1)
+    prompt_px: int = setting(8, "width of the frame on each side (the paper: 30)", low=1)
     prompt_start_std: float = setting(1.0, "standard deviation of the normal start values (VP: 1)", low=0)
 
 
@@ -50,12 +48,8 @@ class Masks(Settings):
     region_px: int = setting(8, "side of a decision region (the paper: 32)", low=1)
     generator_width: int = setting(16, "channels D between F_c and F_p (the paper: 64)", low=1)
     edges: bool = setting(True, "take edges before the mask generator; without, it sees the image (Table 4)")
-    edge_channels: int = setting(3, "channels of the edge map: 3, or 1 (mean of the colours)", low=1, high=3)
-    edge_input: str = setting("normalised", "image whose edges are taken", choices=("normalised", "raw"))
     relu: bool = setting(True, "a ReLU between F_c and F_p")
-    bias: bool = setting(True, "bias terms in F_c and F_p")
     on_bias: float = setting(0.0, "start of F_p's bias, on minus off")
-    policy_scale: float = setting(1.0, "factor on F_p's start weights", low=0)
     standardise: bool = setting(True, "F_c's channels to mean 0 and variance 1 over each image, before F_p")
     hard: bool = setting(False, "0 or 1 with straight-through gradients in training; else soft decisions")
     where: str = setting(
@@ -76,8 +70,6 @@ class Masks(Settings):
             raise SettingError(f"{told}: those are zero-shot and VP")
         if self.hard and self.where != "gumbel":
             raise SettingError(f"hard is True and where is {self.where!r}, but only gumbel samples decisions")
-        if not self.edges and (self.edge_channels != 3 or self.edge_input != "normalised"):
-            raise SettingError("edges is False, but edge_channels or edge_input is given: leave it out")
 
 
 def check_where(method: str, masks: Masks) -> None:
@@ -97,22 +89,17 @@ def build_method(
 ) -> AdaViPro:
     """Put "vp", a template, or "adavipro", with edge detector and mask generator, together; the seed starts them."""
     image_px, device = classifier.image_px, classifier.mean.device
-    given = image_px, prompt.prompt_px, prompt.prompt_start_std, generator(seed, "template")
-    if prompt.prompt_kind == "frame":
-        template: nn.Module = FramePrompt(*given)
-    else:
-        template = PatchPrompt(*given, random=prompt.prompt_kind == "random-patch")
+    template = FramePrompt(image_px, prompt.prompt_px, prompt.prompt_start_std, generator(seed, "template"))
     if method == "vp":
         return AdaViPro(template).to(device)
     if masks.random_share is not None:
         control = RandomMasks(image_px, masks.region_px, masks.random_share)
         return AdaViPro(template, nn.Identity(), control).to(device)
-    raw = (classifier.mean, classifier.std) if masks.edge_input == "raw" else (None, None)
-    edges = EdgeDetector(masks.edge_channels, *raw) if masks.edges else nn.Identity()
+    edges = EdgeDetector() if masks.edges else nn.Identity()
     kind = SigmoidMasks if masks.where == "sigmoid" else FastMaskGenerator
     deciding = kind(
-        image_px, masks.region_px, masks.generator_width, masks.edge_channels, masks.bias, masks.relu, masks.on_bias,
-        masks.policy_scale, masks.standardise, masks.hard, generator(seed, "mask-generator"),
+        image_px, masks.region_px, masks.generator_width, masks.relu, masks.on_bias, masks.standardise, masks.hard,
+        generator(seed, "mask-generator"),
     )  # fmt: skip
     return AdaViPro(template, edges, deciding, classifier.precision).to(device)
 

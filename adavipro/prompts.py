@@ -50,11 +50,7 @@ class FramePrompt(nn.Module):
         self.register_buffer("places", self.support.flatten().nonzero()[:, 0], persistent=False)
         self.values = nn.Parameter(start_std * torch.randn(3, len(self.places), generator=generator))
 
-    def forward(self, generator: torch.Generator | None = None) -> Tensor:
-        """Lay the pixels out on the image. Returns P (1, 3, h, w).
-
-        Args:
-            generator: source of chance in training, for templates that have some; a frame has none.
-        """
+    def forward(self) -> Tensor:
+        """Lay the pixels out on the image. Returns P (1, 3, h, w)."""
         flat = self.values.new_zeros(3, self.image_px**2).index_copy(1, self.places, self.values)
         return flat.view(1, 3, self.image_px, self.image_px)

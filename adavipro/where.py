@@ -17,41 +17,18 @@ class EdgeDetector(nn.Module):
     m_e(i, j) = x(i+1, j) + x(i-1, j) + x(i, j+1) + x(i, j-1) - 4 x(i, j), each colour channel by itself.
     It has no parameters. Outside the image x is zero, so the border responds to the image's distance from the
     mean colour.
-
-    Args:
-        channels: 3 keeps a map for each colour; 1 averages the colours first.
-        mean, std: where both are given, (3,) statistics that undo the normalisation before the edges are
-            taken, so that the edges are those of the raw image.
     """
 
     kernel: Tensor
-    mean: Tensor
-    std: Tensor
 
-    def __init__(self, channels: int = 3, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if channels not in (1, 3):
-            raise ValueError(f"edge_channels is {channels!r}, but an edge map has 1 or 3 channels")
-        self.channels = channels
-        kernel = torch.tensor(LAPLACIAN).expand(channels, 1, 3, 3).clone()
-        self.register_buffer("kernel", kernel, persistent=False)
-        if (mean is None) != (std is None):
-            raise ValueError("mean and std go together: give both for the edges of the raw image, or neither")
-        self.raw = mean is not None and std is not None
-        for name, value in (("mean", mean), ("std", std)):
-            value = torch.zeros(0) if value is None else value.detach().view(1, 3, 1, 1).clone()
-            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("kernel", torch.tensor(LAPLACIAN).repeat(3, 1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Take the edges of normalised images (b, 3, h, w). Returns (b, channels, h, w)."""
-        if self.raw:
-            images = images * self.std + self.mean
-        if self.channels == 1:
-            images = images.mean(1, keepdim=True)
-        images = images.contiguous(
-            memory_format=torch.channels_last
-        )  # three channels: 15 times as fast on a CPU
-        return F.conv2d(images, self.kernel.to(images.dtype), padding=1, groups=self.channels)
+        """Take the edges of normalised images (b, 3, h, w). Returns (b, 3, h, w)."""
+        images = images.contiguous(memory_format=torch.channels_last)  # 15 times as fast on a CPU
+        return F.conv2d(images, self.kernel.to(images.dtype), padding=1, groups=3)
 
 
 class MaskGenerator(nn.Module):
@@ -70,17 +47,14 @@ class MaskGenerator(nn.Module):
         image_px: side of the image.
         region_px: side of a decision region; must divide image_px.
         width: channels D between F_c and F_p.
-        edge_channels: channels of the edge map.
-        bias: whether both convolutions have bias terms.
         relu: whether a ReLU stands between them.
         on_bias: start of the difference of F_p's two biases, (on - off); above 0 favours on.
-        policy_scale: factor on the start values of F_p's weights; 0 starts every region undecided.
         standardise: whether F_c's channels get mean 0 and standard deviation 1 over each image.
         hard: whether training samples decisions of 0 or 1 with straight-through gradients; otherwise soft ones.
         generator: source of the start values.
 
     Raises:
-        ValueError: if the region side does not divide the image, or `on_bias` is asked for without bias.
+        ValueError: if the region side does not divide the image.
     """
 
     def __init__(
@@ -88,34 +62,27 @@ class MaskGenerator(nn.Module):
         image_px: int,
         region_px: int,
         width: int = 64,
-        edge_channels: int = 3,
-        bias: bool = True,
         relu: bool = True,
         on_bias: float = 0.0,
-        policy_scale: float = 1.0,
         standardise: bool = True,
         hard: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_region(image_px, region_px)
-        if on_bias and not bias:
-            raise ValueError(f"on_bias is {on_bias}, but without bias terms it must be 0")
         self.region_px, self.relu, self.standardise, self.hard = region_px, relu, standardise, hard
-        self.convergence = nn.Conv2d(edge_channels, width, 3, padding=1, bias=bias)
-        self.policy = nn.Conv2d(width, 2, region_px, stride=region_px, bias=bias)
+        self.convergence = nn.Conv2d(3, width, 3, padding=1)
+        self.policy = nn.Conv2d(width, 2, region_px, stride=region_px)
         with torch.no_grad():
             for conv in (self.convergence, self.policy):
                 # U(-1/sqrt(fan in), 1/sqrt(fan in)), torch's own default, from our generator
                 bound = conv.weight[0].numel() ** -0.5
                 for p in conv.parameters():
                     p.copy_(bound * (2 * torch.rand(p.shape, generator=generator) - 1))
-            self.policy.weight.mul_(policy_scale)
-            if self.policy.bias is not None:
-                self.policy.bias.copy_(torch.tensor([-on_bias / 2, on_bias / 2]))
+            self.policy.get_parameter("bias").copy_(torch.tensor([-on_bias / 2, on_bias / 2]))
 
     def forward(self, edges: Tensor) -> Tensor:
-        """Turn edges (b, c, h, w) into region logits (b, 2, r, r); channel 0 is off, channel 1 is on."""
+        """Turn edges (b, 3, h, w) into region logits (b, 2, r, r); channel 0 is off, channel 1 is on."""
         hidden = self.convergence(edges)
         hidden = hidden.relu() if self.relu else hidden
         hidden = F.layer_norm(hidden, hidden.shape[2:]) if self.standardise else hidden

@@ -78,11 +78,13 @@ class Bench:
         world, settings, cpu_batch = MODELS[name]
         self.name, self.device = name, args.device
         self.batch = batch or (cpu_batch if args.device == "cpu" else 256)
-        common = {"precision": args.precision, "compile": args.compile, "dataset": "digits", **settings}
+        common = {"precision": args.precision, "dataset": "digits", **settings}
         common |= {"pretrained": "random"} if world == "paper" else {}
         self.of = lambda method, **more: preset(world, method, **common | changes | more)
         self.names = embedded.CLASS_NAMES["digits"]
         self.classifier = models.load(self.of("vp").network, self.names, args.device)
+        if args.compile:
+            self.classifier.network.compile()
         px, source = self.classifier.image_px, generator(0, "benchmark-images")
         pixels = torch.randint(256, (self.batch, 3, px, px), generator=source, dtype=torch.uint8)
         self.split = Split(pixels, None, torch.randint(len(self.names), (self.batch,), generator=source))

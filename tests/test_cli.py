@@ -13,8 +13,8 @@ from dataclasses import fields
 import pytest
 import torch
 from helpers import small_splits, write_notebook
-from torch._inductor.exc import InvalidCxxCompiler
 
+from adavipro import __main__ as cli
 from adavipro.__main__ import main
 from adavipro.experiment import GROUPS, preset
 from adavipro.lessons import series
@@ -100,7 +100,6 @@ def test_what_the_user_got_wrong_is_one_line_on_stderr(tmp_path, capfd, words, t
             2,
             "lower batch_size",
         ),
-        (InvalidCxxCompiler(), 2, "no working compiler"),
         (PermissionError(13, "Permission denied", "runs"), 2, "'runs': give a folder .*--root"),
         (OSError(30, "Read-only file system", "/x"), 2, "'/x': give a folder .*ADAVIPRO_CACHE"),
         (KeyError("bug"), 1, "KeyError: 'bug' .*--traceback"),
@@ -130,6 +129,10 @@ def test_settings_lists_every_setting_in_its_group_with_its_default(capsys):
         start = next(i for i, line in enumerate(lines) if line.startswith(f"{name}: "))
         for field, line in zip(fields(group), lines[start + 1 :], strict=False):
             assert line == f"  {field.name} = {field.default!r}: {field.metadata['doc']}"
+
+
+def test_the_command_knows_every_table():
+    assert {*cli.PAPER_TABLES, *cli.OTHER_TABLES} == set(tables.NAMES)
 
 
 def test_table_2_of_the_shipped_results_as_csv(capsys):

@@ -4,9 +4,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from adavipro.baselines.controls import PatchPrompt, RandomMasks, SigmoidMasks
-from adavipro.data import Split
-from adavipro.evaluation import evaluate
+from adavipro.baselines.controls import RandomMasks, SigmoidMasks
 from adavipro.io import generator
 from adavipro.method import AdaViPro
 from adavipro.models.fast import FastMaskGenerator
@@ -72,23 +70,3 @@ def test_random_masks_in_training_are_drawn_by_the_key_and_anew_for_each_step(ra
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, random_masks(images).decisions)
-
-
-# --- Patches ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side_px", [0, 57, 8.0])
-def test_a_patch_that_does_not_fit_is_refused(side_px, rng):
-    with pytest.raises(
-        ValueError, match=rf"prompt_px is {side_px}, but a patch on 56 px images .* from 1 to 56"
-    ):
-        PatchPrompt(56, side_px, 1.0, rng)
-
-
-def test_a_random_patch_is_evaluated_where_it_lies_at_inference(clip, rng):
-    method = AdaViPro(PatchPrompt(56, 16, 1.0, rng, random=True))
-    objects = torch.zeros(2, 1, 56, 56, dtype=torch.uint8)
-    objects[0, :, 20:36, 20:36] = 255  # in the centre, as the patch
-    objects[1, :, :16, :16] = 255
-    images = torch.randint(256, (2, 3, 56, 56), generator=rng, dtype=torch.uint8)
-    assert evaluate(clip, method, Split(images, objects, torch.tensor([0, 1]))).object_cover == 0.5

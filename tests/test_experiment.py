@@ -112,11 +112,6 @@ def test_settings_are_found_by_name_whatever_their_group():
         ({"temperature_gamma": 1.1}, r"temperature_gamma is 1.1, but it must be at most 1"),
         ({"label_mapping": "frequency"}, r"label_mapping is 'frequency' and model is 'small-clip'"),
         ({"model": "timm:resnet18"}, r"label_mapping is None and model is 'timm:resnet18'"),
-        (
-            {"edges": False, "edge_channels": 1},
-            r"edges is False, but edge_channels or edge_input is given: leave it out",
-        ),
-        ({"edges": False, "edge_input": "raw"}, r"edges is False"),
         ({"template": "a photo"}, r"template is 'a photo', but it needs exactly one \{\}"),
         ({"dataset": "cifar"}, r"dataset is 'cifar', but the data sets are: digits, .*eurosat.*folder:PATH"),
         ({"method": "adaviper"}, r"method is 'adaviper', but it must be one of: zero-shot, vp"),
@@ -146,7 +141,6 @@ def other(field, value):
     """A valid value of a setting that is not `value`."""
     chosen = {
         "region_px": 14,
-        "edge_channels": 1,
         "model": "ViT-B-32",
         "pretrained": "openai",
         "dataset": "textures",
@@ -184,8 +178,8 @@ def differing(base: Experiment) -> set[str]:
     }
 
 
-NETWORK = {"dataset", "shots", "model", "pretrained", "template", "precision", "compile"}
-PROMPT = {"seed", "prompt_kind", "prompt_px", "prompt_start_std"}
+NETWORK = {"dataset", "shots", "model", "pretrained", "template", "precision"}
+PROMPT = {"seed", "prompt_px", "prompt_start_std"}
 STEPS = {"epochs", "batch_size", "prompt_lr", "momentum", "warmup_share", "warmup_steps"}
 GENERATOR = {"generator_lr", "generator_momentum"}
 FALL = {"temperature_start", "temperature_gamma", "temperature_end", "temperature_floor"}
@@ -270,7 +264,6 @@ def test_paper_preset_is_the_papers_recipe():
 
 
 def test_variants_are_methods_with_single_settings_changed():
-    assert preset("paper", "vp-random-patch").prompt.prompt_kind == "random-patch"
     soft = preset("embedded", "soft-masks")
     assert (soft.method, soft.masks.where) == ("adavipro", "sigmoid")
 
@@ -299,10 +292,7 @@ def test_every_choice_of_ours_is_in_the_docs():
     ("changes", "told"),
     [
         ({"prompt_px": 29}, "prompt_px is 29, .* from 1 to 28"),
-        ({"prompt_kind": "fixed-patch", "prompt_px": 57}, "prompt_px is 57, .* from 1 to 56"),
         ({"region_px": 5}, "region_px is 5, .* 4, 7, 8, 14"),
-        ({"edge_channels": 2}, "edge_channels is 2"),
-        ({"on_bias": 1.0, "bias": False}, "on_bias is 1.0"),
         ({"model": "local-dir:nowhere"}, "model is 'local-dir:nowhere', but .* does not exist"),
         ({"warmup_steps": 1000}, "warm-up takes 1000 steps, but the run has 9"),
         ({"dataset": "folder:nowhere"}, "dataset is 'folder:nowhere', but"),
@@ -410,9 +400,8 @@ def test_zero_shot_run_reports_the_frozen_model(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "vp", "prompt_kind": "random-patch"},
         {"dataset": "textures", "edges": False},
-        {"edge_input": "raw", "edge_channels": 1, "bias": False, "relu": False, "hard": True},
+        {"relu": False, "hard": True},
         {"method": "soft-masks"},
         {"method": "random-masks", "random_share": 0.5},
     ],

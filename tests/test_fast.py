@@ -23,7 +23,7 @@ def both(edges, side, width, **how):
     told = []
     for kind in (MaskGenerator, FastMaskGenerator):
         start = torch.Generator().manual_seed(1)
-        masks = kind(edges.shape[-1], side, width, edges.shape[1], generator=start, **how).to(edges.dtype)
+        masks = kind(edges.shape[-1], side, width, generator=start, **how).to(edges.dtype)
         given = edges.clone().requires_grad_()
         logits = masks(given)
         pull = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)
@@ -42,10 +42,9 @@ def test_logits_and_gradients_are_the_plain_ones_to_a_hundred_thousandth(
         assert worst(found, plain) < 1e-5
 
 
-@pytest.mark.parametrize("how", [{"bias": False}, {"relu": False}, {"relu": False, "standardise": False}])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_switch_is_the_plain_generators_in_double_precision(how, channels, rng):
-    edges = torch.randn(4, channels, 24, 24, generator=rng, dtype=torch.float64)
+@pytest.mark.parametrize("how", [{}, {"relu": False}, {"relu": False, "standardise": False}])
+def test_every_switch_is_the_plain_generators_in_double_precision(how, rng):
+    edges = torch.randn(4, 3, 24, 24, generator=rng, dtype=torch.float64)
     for plain, found in both(edges, 8, 5, **how):
         torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-11)
 

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from adavipro import where
-from adavipro.baselines.controls import PatchPrompt
 from adavipro.io import generator
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
@@ -61,14 +60,6 @@ def test_inference_is_deterministic_and_takes_each_image_by_itself(images, rng):
         alone = model(images[b : b + 1])
         assert torch.equal(alone.decisions[0], together.decisions[b])
         assert torch.equal(alone.images[0], together.images[b])
-
-
-def test_random_patch_moves_in_training_and_rests_in_inference(images, rng):
-    vp = AdaViPro(PatchPrompt(56, 8, 1.0, rng, random=True))
-    first, other = (vp(images, 1.0, generator(0, "place", step)).images for step in (1, 2))
-    assert not torch.equal(first, other)
-    assert torch.equal(first, vp(images, 1.0, generator(0, "place", 1)).images)
-    assert torch.equal(vp(images, None, generator(0, "place", 1)).images, vp(images).images)
 
 
 @both_kinds
@@ -139,8 +130,6 @@ def test_generator_in_bfloat16_gives_float32_logits_and_decisions(images, rng):
         (FramePrompt(224, 112), 32, 49),
         (FramePrompt(56, 8), 8, 24),
         (FramePrompt(56, 9), 8, 40),
-        (PatchPrompt(56, 9, 1.0, generator(0, "patch")), 8, 4),
-        (PatchPrompt(56, 9, 1.0, generator(0, "patch"), random=True), 8, 4),
     ],
 )
 def test_live_regions_hold_at_least_one_pixel_of_the_template(prompt, region_px, count):

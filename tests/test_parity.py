@@ -156,19 +156,3 @@ def test_decisions_are_float32_whatever_the_precision_of_what_they_are_made_from
     expected = where.decide(logits.float(), 0.1, noise.float())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(where.decide(logits, 0.1, noise), expected)
-
-
-def test_a_compiled_tower_scores_the_same_under_the_same_names(images, monkeypatch):
-    # torch's default backend takes a minute of a C++ compiler; this one traces and differentiates as that one does.
-    compile_with = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda network: compile_with(network, backend="aot_eager"))
-    plain, compiled = (models.load(Network(compile=wanted), NAMES) for wanted in (False, True))
-    assert compiled.network._compiled_call_impl is not None
-    shown = [images.clone().requires_grad_() for _ in range(2)]
-    expected, logits = plain(shown[0]), compiled(shown[1])
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-    expected.logsumexp(1).sum().backward()
-    logits.logsumexp(1).sum().backward()
-    scale = shown[0].grad.abs().max().item()
-    torch.testing.assert_close(shown[1].grad, shown[0].grad, rtol=1e-4, atol=1e-4 * scale)
-    assert list(compiled.state_dict()) == list(plain.state_dict())

@@ -171,11 +171,10 @@ def test_mean_and_std_are_of_the_networks_normalisation(images):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "vp"},
-        {"method": "vp", "prompt_kind": "random-patch", "prompt_px": 9},
+        {"method": "vp", "prompt_px": 9},
         {"where": "sigmoid"},
         {"where": "random", "random_share": 0.5},
-        {"edge_input": "raw", "edge_channels": 1, "hard": True, "temperature_gamma": 0.5},
+        {"edges": False, "relu": False, "hard": True, "temperature_gamma": 0.5},
     ],
     ids=str,
 )

@@ -179,7 +179,7 @@ def run_of(rows, row, world):
     study, method, value = row.get("study", "main"), row["method"], row.get("value", "")
     changes = {name: row[name] for name in ("dataset", "prompt_px", "seed") if not pd.isna(row[name])}
     if "last_val_accuracy" in row:  # of a search
-        changes |= {name: row[name] for name in shipped.SEARCH[method][0]}
+        changes |= {name: row[name] for name in studies.SEARCHED if name in row and not pd.isna(row[name])}
     if method == "fine-tune":
         changes["learning_rate"] = float(row["setting"].removeprefix("learning_rate="))
     if method == "random-masks":

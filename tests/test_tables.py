@@ -138,6 +138,26 @@ def test_an_ablation_pairs_each_run_with_the_recipes_own_of_the_same_data_set_an
             assert line["difference"][:2] == interval([v - theirs[cell] for cell, v in ours.items()])
 
 
+def test_tuned_sets_both_methods_side_by_side_with_one_recipe_and_with_that_of_the_width():
+    found, best = read(EMBEDDED), tables.read("search-vp-widths").rename(columns={"prompt_lr": "rate"})
+    best = best.groupby(["prompt_px", "rate", "prompt_start_std"])["val_accuracy"].mean()
+    lines = tables.table("tuned").to_dict("records")
+    assert [line["frame (px)"] for line in lines] == studies.TUNED_PX
+    for line in lines:
+        px, value = line["frame (px)"], line["VP's recipe for this width"]
+        rate, start = best[px].idxmax()
+        assert value == f"20 epochs at rate {rate:g} from start {start:g}"
+        tuned = {m: runs(found, "tuned", value, m, str(px)) for m in ("vp", "adavipro")}
+        whole = {m: runs(found, "main", "", m, str(px)) for m in tuned}
+        one = {m: {cell: whole[m][cell] for cell in tuned[m]} for m in tuned}
+        for name, own in (("one recipe", one), ("tuned", tuned)):
+            assert len(own["vp"]) == len(NAMES) * len(studies.ABLATION_SEEDS)
+            for method, title in (("vp", "VP"), ("adavipro", "AdaViPro")):
+                assert line[f"{title}, {name}"].mean == pytest.approx(statistics.fmean(own[method].values()))
+            gaps = [own["adavipro"][cell] - v for cell, v in own["vp"].items()]
+            assert line[f"lead, {name}"][:2] == interval(gaps)
+
+
 def test_the_noise_is_told_by_width_and_epoch_as_the_mean_over_runs():
     table = tables.table("noise").set_index(["frame (px)", "epoch"])
     rows = results.read_table(results.EPOCHS, ())
@@ -195,7 +215,7 @@ def test_what_methods_learn_at_the_papers_sizes_is_counted_on_the_modules():
     image_px = sizes["vision_cfg"]["image_size"]
     with torch.device("meta"):  # shapes, and no memory
         tower = open_clip.CLIP(**sizes).visual
-        masks = MaskGenerator(image_px, e.masks.region_px, e.masks.generator_width, e.masks.edge_channels)
+        masks = MaskGenerator(image_px, e.masks.region_px, e.masks.generator_width)
         probes = [nn.Linear(sizes["embed_dim"], classes) for classes in (10, 397)]
     frame = count(FramePrompt(image_px, e.prompt.prompt_px))
     assert {

@@ -1,6 +1,7 @@
 """Make the results that ship in data/results anew: the search of recipes, the main grid and its studies, baselines.
 
     python tools/make_results.py tune --method vp --out data/results/search_vp.csv
+    python tools/make_results.py widths --out data/results/search_vp_widths.csv
     python tools/make_results.py studies --out data/results/embedded.csv
     python tools/make_results.py controls --out data/results/controls.csv
     python tools/make_results.py epochs --out data/results/epochs.csv
@@ -179,7 +180,7 @@ def picked(rows: pd.DataFrame) -> Row:
     larger rate would weaken a method at wide frames. A recipe of AdaViPro's counts if no run's masks are collapsed,
     under 5 or over 95 % on; of equal rates the one with the better mean is taken.
     """
-    settings = [name for name in studies.SEARCHED if name in rows]
+    settings = [name for name in studies.SEARCHED if name in rows and rows[name].notna().all()]
     if (rows["method"] == "adavipro").all():
         lost = (
             rows.assign(lost=~rows["share_on"].between(0.05, 0.95)).groupby(settings)["lost"].transform("any")
@@ -193,6 +194,14 @@ def picked(rows: pd.DataFrame) -> Row:
     return {name: best[name] for name in settings}
 
 
+def search_widths(book: Results) -> None:
+    """Search VP's rate and start on validation for each of studies.TUNED_PX, with one seed."""
+    base, settings = preset("embedded", "vp", seed=studies.SEARCH_SEEDS[0]), studies.VARIED["tuned"].values()
+    places = itertools.product(studies.TUNED_PX, settings, NAMES)
+    runs = [base.changed(prompt_px=px, dataset=name, **own) for px, own, name in places]
+    book.make("validate", [Cell({}, run) for run in runs])
+
+
 def runs_of(study: str) -> list[Cell]:
     """List the runs of one of STUDIES."""
 
@@ -202,6 +211,8 @@ def runs_of(study: str) -> list[Cell]:
 
     if study == "main":
         return cells(["zero-shot", "vp", "adavipro"], WIDTHS, studies.REPORT_SEEDS)
+    if study == "tuned":
+        return tuned_runs()
     if study in studies.ABLATIONS:
         own = cells(["adavipro"], [studies.FULL_PX], studies.ABLATION_SEEDS)
     else:
@@ -212,6 +223,20 @@ def runs_of(study: str) -> list[Cell]:
         if text != studies.own_value(study)  # those are the main grid's
         for label, run in own
     ]
+
+
+def tuned_runs() -> list[Cell]:
+    """List the runs of both methods with what was best for VP at each width in the search that ships."""
+    names = ["prompt_lr", "prompt_start_std"]
+    means = tables.read("search-vp-widths").groupby(["prompt_px", *names])["val_accuracy"].mean()
+    cells = []
+    for px in means.index.unique(0):
+        best = dict(zip(names, means[px].idxmax(), strict=True))
+        text, change = next((t, c) for t, c in studies.VARIED["tuned"].items() if best.items() <= c.items())
+        for seed, name, method in itertools.product(studies.ABLATION_SEEDS, NAMES, ("vp", "adavipro")):
+            run = preset("embedded", method, dataset=name, prompt_px=int(px), seed=seed, **change)
+            cells.append(Cell({"study": "tuned", "value": text, "method": method}, run))
+    return cells
 
 
 def make_studies(book: Results) -> None:
@@ -270,7 +295,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("tune", "studies", "controls", "epochs", "baselines", "photographs"))
+    choices = ("tune", "widths", "studies", "controls", "epochs", "baselines", "photographs")
+    parser.add_argument("what", choices=choices)
     parser.add_argument("--out", type=Path, required=True, help="results file")
     parser.add_argument(
         "--root", type=Path, default=Path("runs"), help="folder of run folders (default: runs)"
@@ -282,12 +308,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == "epochs":
         write_rows(args.out, gather_epochs(args.out, args.root))
         return
-    book = Results(args.out, args.root / ("tune" if args.what == "tune" else ""), args.workers)
+    book = Results(args.out, args.root / ("tune" if args.what in ("tune", "widths") else ""), args.workers)
     if args.what == "tune":
         search(book, args.method, args.world)
     else:
         make = {
-            "studies": make_studies, "controls": make_controls, "baselines": make_baselines,
+            "widths": search_widths, "studies": make_studies, "controls": make_controls, "baselines": make_baselines,
             "photographs": make_photographs,
         }  # fmt: skip
         make[args.what](book)

@@ -1,56 +1,14 @@
-"""Other answers to "what" and "where", beside which the learned ones stand: patches, soft and random masks."""
+"""Other answers to "where", beside which the learned ones stand: soft masks and random ones."""
 
 import hashlib
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adavipro.io import generator as keyed
 from adavipro.models.fast import FastMaskGenerator
 from adavipro.where import check_region, choose, gumbel_noise
-
-
-class PatchPrompt(nn.Module):
-    """A square of learned pixels, in the top left corner or at a random place (VP, section 3).
-
-    At inference a random patch lies in the centre, so that evaluation does not depend on chance.
-
-    Args:
-        image_px, start_std, generator: as of `prompts.FramePrompt`.
-        side_px: side of the square, 1 to image_px.
-        random: a new place at every call that gives a generator; otherwise the top left corner.
-
-    Raises:
-        ValueError: if the square does not fit.
-    """
-
-    def __init__(
-        self, image_px: int, side_px: int, start_std: float, generator: torch.Generator, random: bool = False
-    ) -> None:
-        super().__init__()
-        if type(side_px) is not int or not 1 <= side_px <= image_px:
-            told = f"prompt_px is {side_px!r}, but a patch on {image_px} px images has a whole number"
-            raise ValueError(f"{told} from 1 to {image_px} px on each side")
-        self.image_px, self.side_px, self.random = image_px, side_px, random
-        self.values = nn.Parameter(start_std * torch.randn(3, side_px, side_px, generator=generator))
-
-    @property
-    def support(self) -> Tensor:
-        """Pixels that the patch lies on at inference: bool (h, w)."""
-        return self._laid_out(torch.ones_like(self.values[:1]), None)[0].bool()
-
-    def forward(self, generator: torch.Generator | None = None) -> Tensor:
-        """Lay the patch on the image, a random one where the generator says. Returns P (1, 3, h, w)."""
-        return self._laid_out(self.values, generator)[None]
-
-    def _laid_out(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        free = self.image_px - self.side_px
-        top = left = free // 2 if self.random else 0
-        if self.random and generator is not None:
-            top, left = torch.randint(free + 1, (2,), generator=generator).tolist()
-        return F.pad(values, (left, free - left, top, free - top))
 
 
 class SigmoidMasks(FastMaskGenerator):

@@ -68,7 +68,7 @@ def grid_figure(rows: Mapping[str, Tensor] | Sequence[Tensor], columns: Sequence
 
 
 def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
-    """Draw an image (3, h, w), uint8 or in [0, 1], or a map (h, w), whose NaN are left blank.
+    """Draw an image (3, h, w), uint8 or in [0, 1], or a map (h, w), whose NaN are grey.
 
     Args:
         like: maps that say where the colours end: at 0 and nearly the most, or as far from 0 on both sides.
@@ -81,7 +81,7 @@ def _show(axes: Axes, picture: Tensor, like: Tensor | None = None) -> None:
     low = -high if values.min() < 0 else 0.0
     colours = "gray" if low == 0 else "PuOr"  # black is nothing, never less than nothing
     axes.imshow(picture.numpy(), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], facecolor="0.7")
 
 
 def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Figure:
@@ -108,7 +108,8 @@ def picture_figure(
 
     Args:
         images: uint8 (b, 3, h, w).
-        methods: trained methods by row title; those with a mask generator get a second row with their masks.
+        methods: trained methods by row title; those with a mask generator get a second row with their masks, white
+            where they are on and grey where the prompt cannot reach.
         labels: (b,) true classes, named in the first row; under them the predictions, grey with a cross where wrong.
     """
     x = classifier.normalise(images.to(classifier.mean.device))
@@ -117,7 +118,7 @@ def picture_figure(
         shown = method(x)
         rows[name], scores[name] = _unnormalised(shown.images, classifier), classifier(shown.images)
         if method.masks is not None:
-            rows[f"{name}\nmask"] = (shown.mask * method.prompt.support)[:, 0]
+            rows[f"{name}\nmask"] = shown.mask[:, 0].float().masked_fill(~method.prompt.support, torch.nan)
     figure = grid_figure(rows)
     for name, found in scores.items():
         line = figure.axes[len(images) * list(rows).index(name) :]
@@ -154,7 +155,7 @@ def explain_figure(
 ) -> Figure:
     """Everything between an image and its class: edges, logits, mask, prompted image, scores before and after.
 
-    VP has no edges and no logits, so their panels are left out. What the prompt cannot reach is left blank. The image
+    VP has no edges and no logits, so their panels are left out. What the prompt cannot reach is grey. The image
     is uint8 (3, h, w), its label is marked among the scores; decisions (1, 1, r, r) set the regions by hand.
     """
     x = classifier.normalise(image[None].to(classifier.mean.device))
@@ -172,7 +173,6 @@ def explain_figure(
     for axes, (title, values) in zip(pictured, panels.items(), strict=True):
         _show(axes, values)
         axes.set_title(title, fontsize=9)
-        axes.set_facecolor("0.7")
     before, after = 100 * classifier(torch.cat([x, shown.images])).softmax(1).cpu().numpy()
     leading = np.maximum(before, after)
     leading[label] = 101
@@ -184,7 +184,7 @@ def explain_figure(
     last.set(xlim=(0, 100), xticks=[0, 50, 100])
     last.invert_yaxis()
     last.set_title("class scores (%)", fontsize=9)
-    last.legend(fontsize=6.5, frameon=False, loc="lower right")
+    last.legend(fontsize=7.5, frameon=False, loc="lower right")
     return figure
 
 

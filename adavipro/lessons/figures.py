@@ -84,8 +84,9 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(0.8 + 3.1 * columns, 0.4 + 2.8 * rows), layout="constrained")
+    shared = None
     for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words)
+        shared = axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words, sharey=shared)
         _draw(axes, summary[summary["dataset"] == name], x)
     figure.supylabel("test accuracy (%)", fontsize=10)
     lines, labels = figure.axes[0].get_legend_handles_labels()
@@ -127,9 +128,13 @@ def masks_figure(rows: pd.DataFrame) -> Figure:
 def ablations_figure(rows: pd.DataFrame) -> Figure:
     """Each ablation: difference from the recipe's own value, on the mean, with its 95 % interval over pairs of runs."""
     titles = {study: title for study, title in ABLATION_PANELS.items() if len(of_studies(rows, study))}
-    figure = Figure(figsize=(2.2 * len(titles) + 0.5, 3.0), layout="constrained")
-    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
-    for axes, (study, title) in zip(panels, titles.items(), strict=True):
+    columns = max(1, min(4, len(titles)))
+    rows_of_panels = -(-len(titles) // columns)
+    figure = Figure(figsize=(2.3 * columns + 0.5, 2.7 * rows_of_panels), layout="constrained")
+    panels = [*figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).flat]
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    for axes, (study, title) in zip(panels, titles.items(), strict=False):
         lines, own = ablation(rows, study), own_value(study)
         for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
             mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)
@@ -140,5 +145,5 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
         axes.set_xlim(-0.5, len(lines) - 0.5)
         axes.set_title(title, fontsize=9)
         plain(axes)
-    figure.axes[0].set_ylabel("points against the recipe (o)")
+    figure.supylabel("points against the recipe (o)", fontsize=10)
     return figure

@@ -40,7 +40,6 @@ class Network(Settings):
         None, "how a model's classes become the data's (efficientnet-lite0: frequency)", choices=MAPPINGS
     )
     precision: str = setting("float32", "numbers of the networks", choices=("float32", "bfloat16"))
-    compile: bool = setting(False, "compile the frozen network with torch.compile")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,8 +75,6 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
     classifier.precision = getattr(torch, network.precision)
     if device.startswith("cuda"):
         torch.backends.cudnn.allow_tf32 = network.precision != "float32"  # it rounds to 10 bits
-    if network.compile:
-        classifier.network.compile()
     return classifier
 
 

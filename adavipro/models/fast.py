@@ -48,16 +48,15 @@ class FastMaskGenerator(MaskGenerator):
     """The mask generator, its logits computed a few images at a time."""
 
     def forward(self, edges: Tensor) -> Tensor:
-        """Turn edges (b, c, h, w) into region logits (b, 2, r, r), as MaskGenerator does."""
+        """Turn edges (b, 3, h, w) into region logits (b, 2, r, r), as MaskGenerator does."""
         d, s, r = self.convergence.out_channels, self.region_px, edges.shape[-1] // self.region_px
         place, dtype = edges.device.type, edges.dtype
         dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else dtype
         policy = self.policy.weight.permute(0, 2, 3, 1).reshape(2, s * s * d)
-        given = (edges, self.convergence.weight, self.convergence.bias, policy)
+        given = (edges, *self.convergence.parameters(), policy)
         how = (s, self.relu, self.standardise)
-        logits: Tensor = _RegionLogits.apply(*(t if t is None else t.to(dtype) for t in given), *how)
-        logits = logits if self.policy.bias is None else logits + self.policy.bias
-        return logits.transpose(1, 2).reshape(len(edges), 2, r, r)
+        logits: Tensor = _RegionLogits.apply(*(t.to(dtype) for t in given), *how)
+        return (logits + self.policy.get_parameter("bias")).transpose(1, 2).reshape(len(edges), 2, r, r)
 
 
 class _RegionLogits(torch.autograd.Function):
@@ -70,7 +69,7 @@ class _RegionLogits(torch.autograd.Function):
     """
 
     @staticmethod
-    def hidden(edges: Tensor, weight: Tensor, bias: Tensor | None, side: int, relu: bool) -> Tensor:
+    def hidden(edges: Tensor, weight: Tensor, bias: Tensor, side: int, relu: bool) -> Tensor:
         """ReLU(F_c(m_e)), region by region: (b, h w, d)."""
         edges, weight = (t.contiguous(memory_format=torch.channels_last) for t in (edges, weight))
         out = _RegionLogits.by_region(F.conv2d(edges, weight, bias, padding=1), side)
@@ -85,7 +84,7 @@ class _RegionLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        """Logits of edges (b, c, h, w), F_c's weight and bias, and F_p's weight (2, side * side * d)."""
+        """Logits of edges (b, 3, h, w), F_c's weight and bias, and F_p's weight (2, side * side * d)."""
         edges, weight, bias, policy, side, relu, standardise = given
         (b, _, h, w), d = edges.shape, len(weight)
         image_bytes = edges.element_size() * d * h * w
@@ -122,7 +121,7 @@ class _RegionLogits(torch.autograd.Function):
         side, relu, standardise, parts = ctx.how
         (_, _, h, w), d = edges.shape, len(weight)
         weights = policy.view(2, -1, d)
-        asked = [*ctx.needs_input_grad[:2], bias is not None]
+        asked = [*ctx.needs_input_grad[:2], True]
         pairs = zip((edges, weight, bias), asked, strict=True)
         found = [torch.zeros_like(t, dtype=mean.dtype) if is_asked else None for t, is_asked in pairs]
         policy_grad = torch.zeros_like(weights, dtype=mean.dtype)

@@ -26,7 +26,8 @@ CELL = ["study", "value", "dataset", "method", "prompt_px", "seed"]  # what tell
 KINDS: dict[str, str] = {
     **dict.fromkeys(("prompt_px", "seed", "best_epoch", "steps", "parameters", "epochs", "epoch"), "whole"),
     "temperature": "number",
-    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "generator_lr", "on_bias", "logit_gap"), "number"),
+    **dict.fromkeys(("seconds", "memory_mb", "prompt_lr", "prompt_start_std", "generator_lr"), "number"),
+    **dict.fromkeys(("on_bias", "logit_gap"), "number"),
     **dict.fromkeys(("test_accuracy", "val_accuracy", "last_val_accuracy", "share_on"), "share"),
     **dict.fromkeys(("mask_diversity", "object_cover", "flips", "soft"), "share"),
 }

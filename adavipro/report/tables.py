@@ -26,9 +26,7 @@ BY_WIDTH = (
     "zero-shot", "linear-probe", "fine-tune", "vp", "adavipro", "soft-masks", "random-masks",
 )  # fmt: skip
 SHOTS_PX = 30  # the frame of photographs at which few images are tried
-BY_ANSWER = (
-    "vp", "adavipro", "untrained-masks", "random-masks", "soft-masks", "vp-fixed-patch", "vp-random-patch",
-)  # fmt: skip
+BY_ANSWER = ("vp", "adavipro", "untrained-masks", "random-masks", "soft-masks")
 # What each method learns on CLIP ViT-B/32 at the paper's sizes. A linear probe's depend on the classes: with the fewest
 # and the most of the nine data sets, 10 and 397.
 PAPER_PARAMETERS = {
@@ -47,13 +45,14 @@ def table(name: str, rows: pd.DataFrame | None = None) -> pd.DataFrame:
         raise SettingError(f"table is {name!r}, but it must be one of: {', '.join(NAMES)}")
     rows = read(name) if rows is None else rows
     try:
-        rows = rows[rows["prompt_px"].isin([NARROW_PX, SHOTS_PX])] if name in SEARCHES else rows
         if not (found := rows).empty:
             found = ablation(rows, studies.TABLES[name]) if name in studies.TABLES else OTHERS[name](rows)
     except LookupError as error:
         raise SettingError(f"the results hold no {error}, which table {name} needs") from None
     if found.empty:
-        way_out = "tools/make_results.py" if name in (*SEARCHES, "noise") else "adavipro sweep"
+        way_out = (
+            "tools/make_results.py" if name in (*SEARCHES, "noise", "training", "tuned") else "adavipro sweep"
+        )
         raise SettingError(f"the results hold no runs for table {name}: make them with `{way_out}`")
     return found
 
@@ -253,6 +252,23 @@ def training(rows: pd.DataFrame) -> pd.DataFrame:
     return ablation(rows, "training").sort_values(["frame (px)", "method"], kind="stable")
 
 
+def tuned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Both methods with their one recipe, and both with the rate and start that validation picks for VP at each width.
+
+    Means over data sets; AdaViPro's lead over VP with its 95 % interval over pairs of the same data set and seed.
+    """
+    found, runs, lines = of_studies(rows, "tuned"), ["dataset", "prompt_px", "seed"], []
+    for px, picked in found.groupby("prompt_px"):
+        line: dict[str, Any] = {"frame (px)": px, "VP's recipe for this width": picked["value"].iloc[0]}
+        beside = of_studies(rows, "main").merge(picked[runs].drop_duplicates())
+        for name, own in (("one recipe", beside), ("tuned", picked)):
+            wide = 100 * own.pivot(index=runs, columns="method", values="test_accuracy")
+            line |= {f"{TITLES[m]}, {name}": Estimate(wide[m].mean()) for m in ("vp", "adavipro")}
+            line[f"lead, {name}"] = estimate(wide["adavipro"] - wide["vp"])
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
 def where(rows: pd.DataFrame) -> pd.DataFrame:
     """Every answer to "where" beside AdaViPro's, from the sweep of tables/embedded_controls.yaml.
 
@@ -300,22 +316,25 @@ def noise(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def search(rows: pd.DataFrame) -> pd.DataFrame:
-    """A search by recipe, those with most runs first, then those with the best mean validation accuracy.
+    """A search by width and recipe, those with most runs first, then those with the best mean validation accuracy.
 
     Columns prompt_px, those settings of studies.SEARCHED that differ, runs and mean.
     """
     settings = [name for name in studies.SEARCHED if name in rows and rows[name].nunique() > 1]
     groups = rows.groupby(["prompt_px", *settings], sort=False)["val_accuracy"]
     found = groups.agg(runs="count", mean="mean").reset_index()
-    found = found.sort_values(["runs", "mean"], ascending=False, ignore_index=True, kind="stable")
+    order = {"by": ["prompt_px", "runs", "mean"], "ascending": [True, False, False]}
+    found = found.sort_values(**order, ignore_index=True, kind="stable")
     found["mean"] = [Estimate(100 * mean, places=2) for mean in found["mean"]]
     return found.rename(columns={"mean": "mean val (%)"})
 
 
-SEARCHES = [f"search-{name}" for name in ("vp", "adavipro", "photographs-vp", "photographs-adavipro")]
+SEARCHES = (
+    "search-vp", "search-adavipro", "search-vp-widths", "search-photographs-vp", "search-photographs-adavipro",
+)  # fmt: skip
 OTHERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # than ablations
     "1": by_method, "2": by_width, "3": price, "effects": effects, "lead": lead, "thumb": thumb, "masks": masks,
-    "noise": noise, "training": training, "where": where, "photographs": by_width, "shots": by_shots,
+    "noise": noise, "training": training, "tuned": tuned, "where": where, "photographs": by_width, "shots": by_shots,
     **dict.fromkeys(SEARCHES, search),
 }  # fmt: skip
 NAMES = (*OTHERS, *studies.TABLES)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from adavipro import where
-from adavipro.baselines.controls import PatchPrompt
 from adavipro.io import generator
 from adavipro.method import AdaViPro
 from adavipro.prompts import FramePrompt
@@ -59,12 +58,6 @@ def test_p2_frame_of_every_width_up_to_half_the_image(width, images, rng):
 def test_p2_frame_of_any_other_width(width):
     with pytest.raises(ValueError, match=f"prompt_px is {width!r}.*1 to 28"):
         FramePrompt(56, width)
-
-
-@pytest.mark.parametrize("side", [0, -1, 57, 2.5, True, "8"])
-def test_p2_patch_of_any_other_side(side, rng):
-    with pytest.raises(ValueError, match=f"prompt_px is {side!r}.*1 to 56"):
-        PatchPrompt(56, side, 1.0, rng)
 
 
 @pytest.mark.parametrize("side", [0, -8, 5, 57, 112, 2.5, 8.0, True, "8", None])
