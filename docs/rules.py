@@ -17,7 +17,7 @@ METADATA = {
 TITLE = re.compile(r"# (\d+)\. (.+\?|Start here)")
 NEEDS = re.compile(
     r"^\*\*(?:Needs|You need)\*\* (?:[^*]*?\s)?"  # what a reader needs may come first
-    r"about (?P<seconds>\d+) s on 2 CPU cores, (?P<memory>\d\.\d) GB of memory, \d+ MB of disk\.$",
+    r"about (?P<seconds>\d+) s on (?:one CPU core|2 CPU cores), (?P<memory>\d\.\d) GB of memory, \d+ MB of disk\.$",
     re.MULTILINE,
 )
 SLACK = 1.6  # how far what a run took may be from what its notebook says
