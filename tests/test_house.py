@@ -94,11 +94,11 @@ def test_house_is_small_and_only_shrinks():
     shown = [path for path in HOME.iterdir() if path.name != "__pycache__" and not path.name.startswith(".")]
     assert len(shown) <= 20, sorted(path.name for path in shown)
     lines = {str(path.relative_to(HOME)): len(path.read_text().splitlines()) for path in HOME.rglob("*.py")}
-    assert sum(lines[f"{name}.py"] for name in CORE) <= 1350
+    assert sum(lines[f"{name}.py"] for name in CORE) <= 1300
     # The aim is 5,000. Lower the limit with every line that goes. The world of photographs brought 270; the page of all
     # figures, two notebooks at a time and the check of exercises 120, the tables of the noise and
     # of both small CLIPs 50.
-    assert sum(lines.values()) <= 7200, f"{sum(lines.values())}: {lines}"
+    assert sum(lines.values()) <= 7150, f"{sum(lines.values())}: {lines}"
 
 
 def test_public_names_are_there_and_documented():
