@@ -239,7 +239,7 @@ def test_the_recipe_is_what_its_search_picked():
         world, method = world_of_search(name)
         own = experiment.preset(world, method).flat()
         picked = shipped.picked(tables.read(name))
-        assert set(picked) >= set(shipped.SEARCH[method][0])
+        assert set(picked) == set(shipped.SEARCH[method][0])
         assert picked == {name: own[name] for name in picked}
 
 

@@ -45,13 +45,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def written() -> str:
+    """Every page of the site as it is written, one after the other."""
+    kinds = ("*.md", "docs/*.md", "[bd]*/**/README.md", "notebooks/*.ipynb")
+    return "\n".join(page.read_text() for kind in kinds for page in TOP.glob(kind))
+
+
+def test_links_go_to_https_and_to_whole_notebooks():
+    links = re.findall(r"\]\(([^)\s]+)", written())
+    assert any(link.endswith(".ipynb") for link in links)
+    assert not [link for link in links if link.startswith("http:") or ".ipynb#" in link]
+
+
 def test_names_of_the_module_that_the_pages_tell_exist():
-    pages = [
-        page
-        for kind in ("*.md", "docs/*.md", "[bd]*/**/README.md", "notebooks/*.ipynb")
-        for page in TOP.glob(kind)
-    ]
-    told = {name for page in pages for name in re.findall(r"`(adavipro(?:\.\w+)+)", page.read_text())}
+    told = set(re.findall(r"`(adavipro(?:\.\w+)+)", written()))
     assert "adavipro.fit" in told
     for name in told:
         pkgutil.resolve_name(name)  # an AttributeError names what is not there

@@ -131,10 +131,10 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
     columns = max(1, min(4, len(titles)))
     rows_of_panels = -(-len(titles) // columns)
     figure = Figure(figsize=(2.3 * columns + 0.5, 2.7 * rows_of_panels), layout="constrained")
-    panels = [*figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).flat]
+    panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).flatten()
     for axes in panels[len(titles) :]:
         axes.remove()
-    for axes, (study, title) in zip(panels, titles.items(), strict=False):
+    for axes, (study, title) in zip(panels[: len(titles)], titles.items(), strict=True):
         lines, own = ablation(rows, study), own_value(study)
         for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
             mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)

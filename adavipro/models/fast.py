@@ -121,7 +121,7 @@ class _RegionLogits(torch.autograd.Function):
         side, relu, standardise, parts = ctx.how
         (_, _, h, w), d = edges.shape, len(weight)
         weights = policy.view(2, -1, d)
-        asked = [*ctx.needs_input_grad[:2], True]
+        asked = [*ctx.needs_input_grad[:3]]
         pairs = zip((edges, weight, bias), asked, strict=True)
         found = [torch.zeros_like(t, dtype=mean.dtype) if is_asked else None for t, is_asked in pairs]
         policy_grad = torch.zeros_like(weights, dtype=mean.dtype)
