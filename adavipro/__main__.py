@@ -301,7 +301,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) or (ours and isinstance(error, ValueError | ArithmeticError | ImportError)):
         return told, 2
     if isinstance(error, MemoryError) or NO_MEMORY.search(told.lower()):
-        return "there is too little memory: lower batch_size, as -s batch_size=16, or use a smaller model", 2
+        return "there is too little memory: lower batch_size, as -s batch_size=16, or use another machine", 2
     shortened = told if len(told) < 300 else told[:300] + " ..."
     return f"{type(error).__name__}: {shortened} (`adavipro --traceback ...` shows the whole)", 1
 

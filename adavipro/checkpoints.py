@@ -86,7 +86,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 def clear(folder: Path, keep_saved: bool) -> None:
     """Remove what a killed save left behind, and all generations unless they are kept."""
-    for stray in folder.glob(f"*{PARTIAL}"):
+    for stray in folder.glob(f"step-*{PARTIAL}"):
         stray.unlink(missing_ok=True)
     for step in [] if keep_saved else steps_saved(folder):
         _path(folder, step).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """A split: images, labels, and the true objects where they are known; in memory or mapped into it, batch by batch."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def sha256(split: Split) -> str:
+    """Hash of a split's images, labels and objects."""
+    content = hashlib.sha256()
+    for tensor in (split.images, split.labels, split.objects):
+        content.update(b"" if tensor is None else tensor.contiguous().numpy())
+    return content.hexdigest()
 
 
 class Batch(NamedTuple):
@@ -88,5 +97,5 @@ def check_pixels(images: Tensor) -> None:
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Values on a device. What goes from the CPU to a GPU goes from pinned memory, and nothing waits for it."""
     if device.type == "cuda" and not values.is_cuda:
-        return values.pin_memory().to(device, non_blocking=True)
+        return values.contiguous().pin_memory().to(device, non_blocking=True)
     return values.to(device)

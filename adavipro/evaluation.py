@@ -20,7 +20,7 @@ class Evaluation:
     accuracy: share of images that are right. share_on: share of the regions within the prompt's reach that are
     on. mask_diversity: how much masks differ between images (0 not at all, 1 at most). object_cover: share of the
     objects' pixels under the prompt; None where the data set knows no objects. logit_gap, flips, soft: as of
-    `where.settled`, where a temperature was given. All but the first are None where there is no prompt.
+    `where.settled`, where a temperature was given; None of VP. All but the first are None where there is no prompt.
     """
 
     accuracy: float
@@ -62,6 +62,7 @@ def evaluate(
     chosen, live = torch.cat(decisions), method.live_regions()
     cover = None
     if split.objects is not None:
-        cover = sum(torch.stack(covered).tolist()) / (split.objects.sum(dtype=torch.float64).item() / 255)
+        whole = split.objects.sum(dtype=torch.float64).item() / 255
+        cover = sum(torch.stack(covered).tolist()) / whole if whole else None
     noise = settled(torch.cat(logits), live, temperature) if temperature is not None and logits else {}
     return Evaluation(accuracy, share_on(chosen, live), mask_diversity(chosen, live), cover, **noise)

@@ -21,7 +21,7 @@ from adavipro.evaluation import Evaluation, evaluate
 from adavipro.io import canonical_json, expanded, write_atomically, write_json
 from adavipro.method import AdaViPro
 from adavipro.models import lite0
-from adavipro.prompted import Masks, Prompt, PromptedClassifier, build_method, check_where, picked
+from adavipro.prompted import PROMPTS, Masks, Prompt, PromptedClassifier, build_method, check_where, picked
 from adavipro.recipe import Recipe, SettingError, Settings, check_names, lengths, setting
 from adavipro.report.kept import read_json
 
@@ -47,7 +47,7 @@ _OF_TEMPERATURE = {"temperature_start", "temperature_gamma", "temperature_end", 
 class Experiment(Settings):
     """Everything that decides a result, in groups; by default AdaViPro in the small world.
 
-    Names of settings are unlike in all groups, so that `Experiment.of(prompt_px=15)` and `-s prompt_px=15` find theirs.
+    Names of settings are unlike in all groups, so that `changed(prompt_px=15)` and `-s prompt_px=15` find theirs.
     """
 
     dataset: str = setting("digits", "data set: a drawn one, solar-cells, one of the nine, or folder:PATH")
@@ -67,13 +67,8 @@ class Experiment(Settings):
         datasets.check_name(self.dataset)
         check_where(self.method, self.masks)
 
-    @classmethod
-    def of(cls, **settings: Any) -> "Experiment":
-        """Make an experiment from settings by name, whatever their group; the first wrong one is a SettingError."""
-        return cls().changed(**settings)
-
     def changed(self, **settings: Any) -> "Experiment":
-        """The same experiment with single settings changed."""
+        """The same with single settings changed, whatever their group; the first wrong one is a SettingError."""
         check_names(settings, self.flat())
         given = {**self.flat(), **settings}
         if settings.get("warmup_share") is not None and "warmup_steps" not in settings:
@@ -121,7 +116,7 @@ class Experiment(Settings):
 
     def folder(self, root: Path | str, key: str | None = None, source: datasets.Source | None = None) -> Path:
         """Where this run lives: <root>/<dataset>-<method>-<prompt>px-seed<seed>-<key>."""
-        size = f"-{self.prompt.prompt_px}px" if self.method in ("vp", "adavipro") else ""
+        size = f"-{self.prompt.prompt_px}px" if self.method in PROMPTS else ""
         seed = f"-seed{self.seed}" if "seed" in self.content() else ""
         name = f"{datasets.slug(self.dataset)}-{self.method}{size}{seed}"
         return expanded(root) / f"{name}-{key or self.key(source)}"
@@ -205,7 +200,7 @@ def preset(world: str, method: str, recipe: str = "paper", **changes: Any) -> Ex
     values: dict[str, Any] = {"method": method} | BASES[world] | ours | OWN.get((world, method), {})
     if world == "photographs" and isinstance(shots := changes.get("shots"), int) and shots > 0:
         values["epochs"] = max(values["epochs"], round(400 / shots))  # each class is shown 400 times
-    return Experiment.of(**values).changed(**variant | changes)
+    return Experiment().changed(**values).changed(**variant | changes)
 
 
 @dataclass
@@ -231,8 +226,8 @@ def run(
 ) -> dict[str, Any]:
     """Train and report one experiment, or return its result where it is finished. Writes result.json last.
 
-    The test split is evaluated once, after validation has picked. Two processes that are asked for the same run do it
-    once: the second waits, and reads the result.
+    It has key, settings, split, versions and MEASURES. The test split is evaluated once, after validation has picked.
+    Two processes that are asked for the same run do it once: the second waits, and reads the result.
 
     Args:
         root: folder of run folders.
@@ -245,7 +240,7 @@ def run(
         SettingError: if the settings do not fit each other or the model, before any work starts.
         CheckpointError: if resuming is asked for and there is nothing sound to resume from.
     """
-    source = datasets.find(experiment.dataset)
+    source, device = datasets.find(experiment.dataset), str(device)
     key = experiment.key(source)
     folder = experiment.folder(root, key)
     if (done := read_folder(folder, key)) is not None:
@@ -294,8 +289,9 @@ def _prepare(
     e = experiment
     classifier = models.load(e.network, source.class_names, device)
     method = None
-    if e.method in ("vp", "adavipro"):
+    if e.method in PROMPTS:
         method = build_method(e.method, e.prompt, e.masks, classifier, e.seed)
+    if e.method not in ("zero-shot", "linear-probe"):
         images = e.shots * len(source.class_names) if e.shots else source.counts["train"]
         lengths(e.recipe, images)  # refuses a warm-up without end
     train, val = (source.load(split, classifier.image_px) for split in ("train", "val"))
@@ -354,12 +350,10 @@ def _learn_prompt(
 def _learn_baseline(ready: _Ready, device: str) -> dict[str, Any]:
     """Learn a linear probe or fine-tune the tower, and report it on the test split. `seconds` are of learning."""
     e, given = ready.experiment, (ready.classifier, ready.train, ready.val)
-    # Other work on the machine does not count.
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    started = clock()
+    started = time.perf_counter()
     probe = e.method == "linear-probe"
     learned = linear_probe(*given) if probe else fine_tune(*given, e.recipe, e.fine_tuning, e.seed)
-    _write_timing(ready.folder, clock() - started, device)
+    _write_timing(ready.folder, time.perf_counter() - started, device)
     checkpoints.write_sealed(ready.folder / baselines.FILE, learned.tensors, {"kind": e.method})
     test = ready.source.load("test", ready.classifier.image_px)
     return {

@@ -100,7 +100,8 @@ def canonical_json(value: Any) -> str:
 
 @functools.cache
 def _remembered_sha256(file: Path, stamp: tuple[int, ...]) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def file_sha256(file: Path) -> str:

@@ -31,10 +31,11 @@ class AdaViPro(nn.Module):
     any model that takes images can follow.
 
     Args:
-        prompt: the template P, as `prompts.FramePrompt`: `prompt()` is (1, 3, h, w).
+        prompt: the template P, as `prompts.FramePrompt`: `prompt()` is (1, 3, h, w), `support` bool (h, w) where it can
+            be, `image_px` the side.
         edges: F_e, images to edges (b, 3, h, w); None for VP.
         masks: F_c and F_p, as `where.MaskGenerator`: `masks(edges)` are region logits (b, 2, r, r), and
-            `masks.decide(logits, temperature, generator)` are decisions (b, 1, r, r). None for VP.
+            `masks.decide(logits, temperature, generator)` decisions (b, 1, r, r), `region_px` their side. None for VP.
         precision: numbers of the mask generator; decisions are float32 whatever it is.
     """
 

@@ -1,5 +1,6 @@
 """A frozen classifier with the prompt that adapts it: built, fitted to what people have, saved as a file, loaded."""
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -7,25 +8,25 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from adavipro import checkpoints, evaluation, models, training
 from adavipro.baselines.controls import RandomMasks, SigmoidMasks
 from adavipro.checkpoints import CheckpointError
 from adavipro.classifier import NO_MEAN, UNIT_STD, FrozenClassifier
-from adavipro.data import Split
+from adavipro.data import Split, sha256
 from adavipro.datasets import as_split, folder_class_names, held_out
-from adavipro.datasets.embedded import sha256
 from adavipro.datasets.images import ImageError, read_image
 from adavipro.io import expanded, generator
 from adavipro.method import AdaViPro
 from adavipro.models.fast import FastMaskGenerator
 from adavipro.prompts import FramePrompt
-from adavipro.recipe import Recipe, SettingError, Settings, check_names, setting
+from adavipro.recipe import Recipe, SettingError, Settings, check_names, lengths, setting
 from adavipro.where import EdgeDetector
 
 KIND = "prompted classifier"
-METHODS = ("vp", "adavipro")
+PROMPTS = ("vp", "adavipro")
 Group = TypeVar("Group", bound=Settings)
 ANSWERS = ("gumbel", "sigmoid", "random")  # to "where"; all but the first are controls
 
@@ -287,9 +288,11 @@ def fit(
         CheckpointError: if `folder` holds checkpoints of another network, other data or other settings.
     """
     models.prepare_device(device)
-    if method not in METHODS:
-        raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(METHODS)}")
+    if method not in PROMPTS:
+        raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(PROMPTS)}")
     check_names(settings, [f.name for kind in (Prompt, Masks, Recipe) for f in fields(kind)])
+    picked(Prompt, settings), picked(Recipe, settings)  # what is wrong is told before images are read
+    check_where(method, picked(Masks, settings))
     if isinstance(network, FrozenClassifier):
         image_px, class_names = network.image_px, network.class_names
     train_split = as_split(train, image_px)
@@ -297,24 +300,25 @@ def fit(
     defaults = {"prompt_px": max(1, round(image_px * 30 / 224)), "region_px": _region_px(image_px)}
     given: dict[str, Any] = {**defaults, **settings}
     prompt, masks, recipe = picked(Prompt, given), picked(Masks, given), picked(Recipe, given)
-    check_where(method, masks)
     names = class_names if class_names is not None else folder_class_names(train)
     classifier = _frozen(network, device, names or [], image_px, mean, std)
     built = build_method(method, prompt, masks, classifier, seed)
     train_split, val_split = held_out(train_split) if val is None else (train_split, as_split(val, image_px))
     _check_classes(classifier, train_split, val_split)
     _check_labels(classifier, (train, train_split), (val, val_split))
-    kept, resume, identity = None, False, None
-    if folder is not None:
-        kept = expanded(folder)
-        resume = bool(checkpoints.steps_saved(kept))
+    lengths(recipe, len(train_split))  # refuses a warm-up without end
+    kept, identity = None if folder is None else expanded(folder), None
+    if kept is not None:
         identity = PromptedClassifier(classifier, built, method, prompt, masks).made_of() | {
             "recipe": asdict(recipe), "seed": seed, "mapping": None, "train": sha256(train_split),
             "val": sha256(val_split),
         }  # fmt: skip
-    training.train(
-        classifier, built, train_split, val_split, recipe, seed, kept, identity, resume, progress_bar, watch
-    )  # fmt: skip
+        kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / "lock") if kept else contextlib.nullcontext():  # another call may use the folder
+        resume = kept is not None and bool(checkpoints.steps_saved(kept))
+        training.train(
+            classifier, built, train_split, val_split, recipe, seed, kept, identity, resume, progress_bar, watch
+        )  # fmt: skip
     return PromptedClassifier(classifier, built, method, prompt, masks)
 
 

@@ -88,7 +88,7 @@ def train_step(
     finite = {"loss": loss.detach()}
     finite |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
     told = [*(v.isfinite().all() for v in finite.values()), loss.detach(), (logits.argmax(1) == labels).sum()]
-    *sound, mean, right = torch.stack([v.double() for v in told]).tolist()  # the one wait for the device
+    *sound, mean, right = torch.stack([v.float() for v in told]).tolist()  # the one wait for the device
     for name, is_sound in zip(finite, sound, strict=True):
         if not is_sound:
             raise TrainingDiverged(f"the {name} is not finite at {where}: lower the learning rates")
@@ -111,7 +111,8 @@ def train(
 ) -> Progress:
     """Train a method on a frozen classifier; validation picks the epoch, whose weights the method has at the end.
 
-    All randomness is keyed by the seed and the step, so a training that was killed and resumed ends with the same bits.
+    Returns how it went: steps, a row of METRICS an epoch, and the best epoch. All randomness is keyed by the seed and
+    the step, so a training that was killed and resumed ends with the same bits (shown on CPUs).
 
     Args:
         folder: where a checkpoint is saved after every epoch; None: nowhere.
@@ -182,12 +183,9 @@ def train(
 
 def _warn_of_collapse(row: dict[str, Any]) -> None:
     share, told = row["share_on"], f"at epoch {row['epoch'] + 1}, the one that validation picked, "
-    if share is None:
-        return
-    if share < 0.05:
-        told += f"{share:.1%} of the regions are on: the method has become zero-shot"
-    elif share > 0.95:
-        told += f"{share:.1%} of the regions are on: the method has become VP"
+    if not 0.05 <= share <= 0.95:
+        became = "VP" if share > 0.5 else "zero-shot"
+        told += f"{100 * share:.1f} % of the regions are on: the method has become {became}"
     elif row["mask_diversity"] < 0.02:
         told += f"masks hardly differ between images (diversity {row['mask_diversity']:.3f})"
     else:

@@ -25,7 +25,7 @@ SMALL = {"train": 48, "val": 24, "test": 24}
 @contextmanager
 def small_splits() -> Iterator[None]:
     """The drawn data sets with a few dozen pictures, while it lasts."""
-    with mock.patch.dict(embedded.SIZES, SMALL):
+    with mock.patch.dict(embedded.SIZES, SMALL), mock.patch.object(embedded, "drawn_sha256", dict):
         embedded.draw_split.cache_clear()
         yield
     embedded.draw_split.cache_clear()

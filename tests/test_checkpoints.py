@@ -54,9 +54,10 @@ def test_clearing_removes_leftovers_and_what_is_not_kept_and_nothing_else(tmp_pa
     checkpoints.save_checkpoint(tmp_path, 1, {"x": torch.ones(2)}, {})
     saved = files(tmp_path)
     (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "film.partial").write_text("another program's")
     (tmp_path / "step-00000002.safetensors.partial").write_bytes(b"half")
     checkpoints.clear(tmp_path, keep_saved)
-    assert files(tmp_path) == sorted(["result.json", *(saved if keep_saved else [])])
+    assert files(tmp_path) == sorted(["film.partial", "result.json", *(saved if keep_saved else [])])
     checkpoints.clear(tmp_path / "none", keep_saved)
 
 

@@ -67,11 +67,12 @@ def test_a_split_is_drawn_once_and_again_where_its_file_is_damaged(tmp_path, mon
     monkeypatch.setenv("ADAVIPRO_CACHE", str(file))  # no folder
     assert embedded.sha256(draw("letters", "val")) == expected
     monkeypatch.setitem(embedded.SIZES, "val", 20)
+    monkeypatch.setattr(embedded, "drawn_sha256", dict)
     assert len(draw("letters", "val")) == 20
 
 
 def test_other_pictures_than_the_shipped_results_are_on_are_said(monkeypatch):
-    monkeypatch.setattr(embedded, "drawn_sha256", dict)
+    monkeypatch.setattr(embedded, "drawn_sha256", lambda: {"letters-val": "another"})
     with pytest.warns(embedded.OtherPicturesWarning, match="letters, val, is drawn here with other pictures"):
         embedded.draw_split.__wrapped__("letters", "val")
 

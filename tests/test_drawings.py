@@ -90,7 +90,7 @@ def test_frames_figure_adds_the_frame_after_normalisation_and_names_what_it_cove
     template = torch.randn(1, 3, 56, 56, generator=generator(3, "template"))
     figure = drawings.frames_figure(pictures, [8, 28], seed=3)
     assert [axes.get_title() for axes in figure.axes] == [
-        "as it is", "8 px, 49% covered", "28 px, 100% covered", "", "", "",
+        "as it is", "8 px, 49 % covered", "28 px, 100 % covered", "", "", "",
     ]  # fmt: skip
     x = (pictures / 255 - MEAN) / STD
     for image, line in enumerate(in_rows(figure, 3)):

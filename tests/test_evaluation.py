@@ -58,5 +58,6 @@ def test_without_a_method_it_is_zero_shot(clip, split):
 
 
 def test_without_objects_there_is_no_cover(clip, method, split):
-    found = evaluate(clip, method, replace(split, objects=None))
-    assert found == replace(evaluate(clip, method, split), object_cover=None)
+    for objects in (None, torch.zeros_like(split.objects)):
+        found = evaluate(clip, method, replace(split, objects=objects))
+        assert found == replace(evaluate(clip, method, split), object_cover=None)

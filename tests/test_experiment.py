@@ -61,7 +61,7 @@ def no_work(*args, **kwargs):
 
 
 def test_experiment_by_itself_is_valid_and_is_adavipro_in_the_small_world():
-    assert Experiment() == preset("embedded", "adavipro") == Experiment.of()
+    assert Experiment() == preset("embedded", "adavipro") == Experiment().changed()
     assert (Experiment().dataset, Experiment().method, Experiment().network.model) == (
         "digits",
         "adavipro",
@@ -71,7 +71,7 @@ def test_experiment_by_itself_is_valid_and_is_adavipro_in_the_small_world():
 
 
 def test_settings_are_found_by_name_whatever_their_group():
-    run = Experiment.of(
+    run = Experiment().changed(
         dataset="letters", prompt_px=15, region_px=14, epochs=7, learning_rate=1, precision="bfloat16"
     )
     assert (run.dataset, run.prompt.prompt_px, run.masks.region_px, run.recipe.epochs) == (
@@ -81,7 +81,7 @@ def test_settings_are_found_by_name_whatever_their_group():
         7,
     )
     assert (run.fine_tuning.learning_rate, run.network.precision) == (1.0, "bfloat16")
-    assert Experiment.of(**run.flat()) == run
+    assert Experiment().changed(**run.flat()) == run
     assert run.changed(epochs=8).flat() == {**run.flat(), "epochs": 8}
     names = [f.name for group in GROUPS.values() for f in fields(group)] + [
         "dataset",
@@ -233,8 +233,8 @@ def test_every_method_and_variant_has_a_key_of_its_own():
 
 def test_key_is_that_of_the_values_and_not_of_their_spelling():
     assert tiny(prompt_lr=4).key() == tiny(prompt_lr=4.0).key()
-    assert Experiment.of(**json.loads(json.dumps(tiny().flat()))).key() == tiny().key()
-    assert Experiment.of(**tiny().content()).key() == tiny().key()
+    assert Experiment().changed(**json.loads(json.dumps(tiny().flat()))).key() == tiny().key()
+    assert Experiment().changed(**tiny().content()).key() == tiny().key()
 
 
 def test_weights_are_part_of_the_key(tmp_path):
@@ -295,6 +295,10 @@ def test_every_choice_of_ours_is_in_the_docs():
         ({"region_px": 5}, "region_px is 5, .* 4, 7, 8, 14"),
         ({"model": "local-dir:nowhere"}, "model is 'local-dir:nowhere', but .* does not exist"),
         ({"warmup_steps": 1000}, "warm-up takes 1000 steps, but the run has 9"),
+        (
+            {"method": "fine-tune", "warmup_steps": 1000, "warmup_share": None},
+            "warm-up takes 1000 steps, but the run",
+        ),
         ({"dataset": "folder:nowhere"}, "dataset is 'folder:nowhere', but"),
     ],
 )
@@ -303,7 +307,7 @@ def test_settings_that_do_not_fit_model_or_data_are_one_sentence_and_no_folder(
 ):
     monkeypatch.setattr(training, "train_step", no_work)
     with pytest.raises(ValueError, match=told) as caught:
-        experiment.run(tiny(**changes), tmp_path, progress_bar=False)
+        experiment.run(tiny(changes.pop("method", "adavipro"), **changes), tmp_path, progress_bar=False)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -342,7 +346,7 @@ def test_run_folder_holds_settings_metrics_checkpoints_prompt_and_result(finishe
     }  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     assert config == run.content() == result["settings"]
-    assert Experiment.of(**config).key() == run.key() == result["key"]
+    assert Experiment().changed(**config).key() == run.key() == result["key"]
     assert json.loads((folder / "result.json").read_text()) == result == experiment.read_result(run, root)
     assert checkpoints.steps_saved(folder / "checkpoints") == [9, 6]
 

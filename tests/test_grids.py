@@ -196,6 +196,22 @@ def test_a_damaged_results_file_is_refused_before_any_run(change, told, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+def test_rows_that_another_sweep_wrote_meanwhile_stay(tmp_path, monkeypatch):
+    grid, out, stands = grids.read(written(tmp_path)), tmp_path / "new" / "x.csv", {}
+
+    def sweep_cells(cells, root):
+        if not stands:  # while this sweep runs, another one begins and ends
+            stands["other"] = True
+            part = grid.narrowed({"datasets": ["letters"]})
+            grids.sweep_table(part, tmp_path / "runs", out)
+            return [row("digits", "zero-shot", 0, 0.4)], {}
+        return [row("letters", "zero-shot", 0, 0.5)], {}
+
+    monkeypatch.setattr(grids, "sweep_cells", sweep_cells)
+    grids.sweep_table(grid.narrowed({"datasets": ["digits"]}), tmp_path / "runs", out)
+    assert sorted(results.read(out)["test_accuracy"]) == [0.4, 0.5]
+
+
 # --- What ships -----------------------------------------------------------------------------------------------------
 
 

@@ -184,7 +184,7 @@ def test_a_table_runs_and_what_fails_does_not_stop_the_rest(tmp_path, monkeypatc
 def test_random_masks_have_the_share_of_regions_that_adavipro_learned_beside_them(tmp_path, monkeypatch):
     def execute_here(notebook, jobs, proof, device):
         for folder, given in jobs.items():
-            run = experiment.Experiment.of(**json.loads(given["settings"]))
+            run = experiment.Experiment().changed(**json.loads(given["settings"]))
             runs.report(run, Path(given["root"]), device)
             yield folder, None
 

@@ -217,8 +217,8 @@ def test_warmup_as_long_as_the_run_is_refused_before_anything_is_removed(clip, t
 @pytest.mark.parametrize(
     ("start", "same_images", "told"),
     [
-        ({"on_bias": -200.0}, False, r"0\.0% of the regions are on.*become zero-shot"),
-        ({"on_bias": 200.0}, False, r"100\.0% of the regions are on.*become VP"),
+        ({"on_bias": -200.0}, False, r"\b0\.0 % of the regions are on.*become zero-shot"),
+        ({"on_bias": 200.0}, False, r"100\.0 % of the regions are on.*become VP"),
         ({}, True, r"masks hardly differ between images \(diversity 0\.000\)"),
     ],
     ids=["all off", "all on", "all the same"],

@@ -165,3 +165,7 @@ def test_live_view_redraws_after_each_epoch_and_keeps_the_masks(tmp_path, clip):
     assert torch.equal(masks[best], restored(clip.normalise(images)).decisions)
     live(restored, 2 * [{"epoch": 1}])  # resumed, in the second epoch
     assert len(live.masks) == 2
+    late = widgets.LiveView(clip, images, tmp_path / "late")
+    late(restored, 3 * [{"epoch": 1}])  # it did not see the first two
+    late(restored, 4 * [{"epoch": 1}])
+    assert len(late.masks) == 4

@@ -68,7 +68,7 @@ def write_card(
     folder: Path,
     accuracy: dict[str, float],
     scale: float,
-    device: str = "two CPU cores, shared with other work,",
+    device: str,
 ) -> Path:
     """Write README.md beside the weights in `folder`. Returns its path."""
     weights = (folder / "open_clip_model.safetensors").read_bytes()

@@ -58,7 +58,7 @@ def build(folder: Path, words: int) -> open_clip.CLIP:
 
 def export(model: torch.nn.Module, captions: Captions, folder: Path) -> Path:
     """Write the weights in half precision, in open_clip's layout; rows of unused words are zero."""
-    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().half().cpu().contiguous() for k, v in model.state_dict().items()}
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     table = torch.zeros(config["text_cfg"]["vocab_size"], config["text_cfg"]["width"]).half()
     table[captions.used] = state["token_embedding.weight"]
@@ -238,7 +238,10 @@ def main() -> None:
     scale = trainer.calibrate()
     weights = export(trainer.model, trainer.captions, args.folder)
     shutil.copy(args.work / "pretrain.jsonl", args.folder / "training_log.jsonl")
-    card = write_card(args.folder, trainer.accuracy(5000, "pretrain-test"), scale)
+    made_on = "two CPU cores, shared with other work,"
+    if trainer.device.type == "cuda":
+        made_on = torch.cuda.get_device_name(trainer.device)
+    card = write_card(args.folder, trainer.accuracy(5000, "pretrain-test"), scale, made_on)
     print(f"wrote {weights} and {card}")
 
 

@@ -92,6 +92,10 @@ def as_split(data: Any, image_px: int | None = None) -> Split:
         data = folders.all_images(expanded(data), image_px)
     if not isinstance(data, Split):
         data = from_dataset(data, None if image_px is None else lambda image: read_image(image, image_px))
+    count, labels = len(data.images), data.labels
+    if not count or labels.dtype != torch.int64 or labels.shape != (count,):
+        told = f"{count} images have labels {labels.dtype} {tuple(labels.shape)}"
+        raise SettingError(f"{told}: expected at least one image, and an int64 label for each")
     height, width = data.images.shape[-2:]
     if height != width or height != (image_px or height):
         wanted = f"{image_px} x {image_px} px" if image_px else "square ones"
@@ -138,12 +142,12 @@ def folder_class_names(data: Any) -> list[str] | None:
     return list(data.classes) if hasattr(data, "classes") else None
 
 
-def held_out(split: Split, share: float = 0.2) -> tuple[Split, Split]:
-    """Hold out a share of a split, at least one image, the same for everyone. Returns what is left, and that."""
+def held_out(split: Split) -> tuple[Split, Split]:
+    """Hold out a fifth of a split, at least one image, the same for everyone. Returns what is left, and that."""
     if len(split) < 2:
         raise SettingError("train has one image, and a fifth is held out for validation: give val as well")
     order = torch.randperm(len(split), generator=generator(folders.SPLIT_SEED, "held-out"))
-    count = max(1, round(share * len(split)))
+    count = max(1, round(len(split) / 5))
     parts = (order[count:].sort().values, order[:count].sort().values)
     left, out = (Split(split.images[part], None, split.labels[part]) for part in parts)
     return left, out

@@ -96,7 +96,9 @@ def frames_figure(images: Tensor, widths_px: Sequence[int], seed: int = 0) -> Fi
     columns = {"as it is": images.cpu() / 255}
     for width in widths_px:
         support = frame_support(side, width)
-        columns[f"{width} px, {support.float().mean():.0%} covered"] = images.cpu() / 255 + added * support
+        columns[f"{width} px, {100 * support.float().mean():.0f} % covered"] = (
+            images.cpu() / 255 + added * support
+        )
     return grid_figure(list(torch.stack(list(columns.values()), 1)), list(columns))
 
 
@@ -190,17 +192,18 @@ def explain_figure(
 
 @torch.no_grad()
 def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: Tensor) -> Figure:
-    """An image, uint8 (3, h, w), through AdaViPro, tensor by tensor; what learns has a heavy border (Figure 3)."""
+    """An image, uint8 (3, h, w), through AdaViPro, tensor by tensor (Figure 3); heavy borders: by what learns."""
     x = classifier.normalise(image[None].to(classifier.mean.device))
     assert isinstance(method.edges, EdgeDetector)
     edges, template, shown = method.edges(x), method.prompt(), method(x)
     hidden, logits = method.masks.convergence(edges).relu(), method.masks(edges)
+    difference, mask = logits.diff(dim=1)[0, 0], shown.mask[0, 0]
     steps = [  # title, tensor, what is drawn of it, the word on the way to the next
         ("image x", x, image, "$F_e$"),
         ("edges $m_e$", edges, edges[0].abs().mean(0), "$F_c$"),
         ("$F_c(m_e)$", hidden, hidden[0].mean(0), "$F_p$"),
-        ("logits, on - off", logits, logits.diff(dim=1)[0, 0], r"$\Phi$"),
-        ("mask $m_p$", shown.mask, shown.mask[0, 0], r"$\times$"),
+        ("logits, on - off", logits, difference.masked_fill(~method.live_regions(), torch.nan), r"$\Phi$"),
+        ("mask $m_p$", shown.mask, mask.masked_fill(~method.prompt.support, torch.nan), r"$\times$"),
         ("template P", template, _unnormalised(template, classifier)[0], "+ x"),
         (r"$x + P \cdot m_p$", shown.images, _unnormalised(shown.images, classifier)[0], "CLIP"),
     ]

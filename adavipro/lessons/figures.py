@@ -30,13 +30,15 @@ MASK_PANELS = {
 }
 ABLATION_PANELS = {
     "edges": "edge detector (Table 4)",
-    "temperature_gamma": "gamma; None: 5 to 0.1 (Table 5)",
+    "temperature_gamma": "temperature (Table 5)",
     "region_px": "region, px (Table 6)",
     "generator_width": "generator width (Table 7)",
     "relu": "ReLU in the generator",
     "hard": "hard decisions",
     "standardise": "standardised channels",
 }
+SIZES = ("region_px", "generator_width")
+TICKS = {"True": "with", "False": "without", "None": "falls to 0.1", "0.98": "falls to 3.4"}
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -69,6 +71,8 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
+            if x == "prompt_px":
+                axes.set_xticks(points[x])
     plain(axes)
 
 
@@ -79,8 +83,8 @@ def plain(axes: Axes) -> None:
 
 
 def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
-    """Accuracy against a column of a summary, a panel for each data set and, last, for their mean."""
-    names = sorted(summary["dataset"].unique(), key=lambda name: (name == MEAN, name))
+    """Accuracy against a column of a summary, a panel for their mean, where it is known, and for each data set."""
+    names = sorted(summary["dataset"].unique(), key=lambda name: (name != MEAN, name))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(0.8 + 3.1 * columns, 0.4 + 2.8 * rows), layout="constrained")
@@ -89,18 +93,20 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
         shared = axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words, sharey=shared)
         _draw(axes, summary[summary["dataset"] == name], x)
     figure.supylabel("test accuracy (%)", fontsize=10)
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(lines, labels, frameon=False, ncols=len(labels), loc="outside lower center")
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    figure.legend(
+        [*handles.values()], [*handles], frameon=False, ncols=len(handles), loc="outside lower center"
+    )
     return figure
 
 
 def accuracy_figure(rows: pd.DataFrame) -> Figure:
-    """Accuracy against frame width, a panel for each data set (the paper's Figure 2) and for their mean."""
+    """Accuracy against frame width (the paper's Figure 2): a panel for the mean, and one for each data set."""
     return _by_dataset(summarise(of_studies(rows, "main")), "prompt_px", "frame width (px)")
 
 
 def price_figure(rows: pd.DataFrame) -> Figure:
-    """Accuracy against the number of learned parameters, a panel for each data set and for their mean.
+    """Accuracy against the number of learned parameters, a panel for the mean and for each data set.
 
     Prompts at the narrow frame, beside the baselines that ship.
     """
@@ -135,13 +141,13 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
     for axes in panels[len(titles) :]:
         axes.remove()
     for axes, (study, title) in zip(panels[: len(titles)], titles.items(), strict=True):
-        lines, own = ablation(rows, study), own_value(study)
+        lines = ablation(rows, study).sort_values(study, key=pd.to_numeric if study in SIZES else None)
         for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
-            mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)
-            style = {"mfc": "none"} if value == own else {}
+            mean, half = (0.0, 0.0) if value == own_value(study) else (difference.mean, difference.half or 0)
+            style = {"mfc": "none"} if value == own_value(study) else {}
             axes.errorbar(place, mean, half, fmt="o", capsize=3, color="#103a70", **style)
         axes.axhline(0, color="0.5", linewidth=0.8)
-        axes.set_xticks(range(len(lines)), lines[study])
+        axes.set_xticks(range(len(lines)), [TICKS.get(value, value) for value in lines[study]])
         axes.set_xlim(-0.5, len(lines) - 0.5)
         axes.set_title(title, fontsize=9)
         plain(axes)

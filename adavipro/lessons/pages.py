@@ -69,7 +69,7 @@ class Page:
     def finish(self, **numbers: float | int | str | None) -> None:
         """Write result.json, last and atomically: the notebook's numbers, figures, parameters, time and versions."""
         seconds = round(time.perf_counter() - self.started, 1)
-        peak, versions = experiment.peak_memory_mb(), experiment.versions()
+        peak, versions = experiment.peak_memory_mb(self.device), experiment.versions()
         named = {"key": self.folder.name, "notebook": self.name, "parameters": self.parameters}
         cost = {"seconds": seconds, "memory_mb": peak, "versions": versions}
         write_json(self.folder / "result.json", {**named, "numbers": numbers, "figures": self.drawn, **cost})

@@ -65,7 +65,7 @@ def frame_explorer(images: Tensor, names: Sequence[str]) -> w.VBox:
     return _Explorer(draw, image, width).under(image, width)
 
 
-def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
+def temperature_explorer(draws: int = 2000) -> w.VBox:
     """Set the temperature and the logits: see the decisions that are drawn, and the gradients through them.
 
     The noise, `draws` samples of it, is the same at every setting.
@@ -76,7 +76,7 @@ def temperature_explorer(draws: int = 2000, seed: int = 0) -> w.VBox:
 
     def draw() -> tuple[Figure, str]:
         line = "Black above: P(on). Black below: its gradient. Dashed: the means of what was drawn."
-        return drawings.gumbel_figure([temperature.value], difference.value, draws, seed), line
+        return drawings.gumbel_figure([temperature.value], difference.value, draws, seed=0), line
 
     return _Explorer(draw, temperature, difference).under(temperature, difference)
 
@@ -134,7 +134,10 @@ class LiveView:
     @torch.no_grad()
     def __call__(self, method: AdaViPro, history: Sequence[dict[str, Any]]) -> None:
         """Record the masks of the method as it is, and redraw; a resumed run's last epochs are recorded anew."""
-        self.masks[len(history) - 1 :] = [method(self.normalised).decisions.cpu()]
+        known = [*self.masks[: len(history) - 1], method(self.normalised).decisions.cpu()]
+        self.masks = [known[0]] * (
+            len(history) - len(known)
+        ) + known  # of epochs that it did not see the first
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save({"masks": torch.stack(self.masks)}))
         self._redraw(history)

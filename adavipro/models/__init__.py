@@ -64,7 +64,7 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
     Raises:
         SettingError: if model, weights and names do not go together, or the weights cannot be had.
     """
-    prepare_device(device)
+    prepare_device(device := str(device))
     names = clean_class_names(class_names)
     if weights_file(network.model) is not None and network.pretrained not in (None, "random"):
         told = f"pretrained is {network.pretrained!r}, but model {network.model!r} has its own weights"
@@ -73,8 +73,6 @@ def load(network: Network, class_names: Sequence[str], device: str = "cpu") -> F
         made = _mapped(network, names) if network.has_classes else _clip(network, names)
     classifier = made.to(device)
     classifier.precision = getattr(torch, network.precision)
-    if device.startswith("cuda"):
-        torch.backends.cudnn.allow_tf32 = network.precision != "float32"  # it rounds to 10 bits
     return classifier
 
 
@@ -119,13 +117,15 @@ def tensors_sha256(network: nn.Module) -> str:
 
 
 def prepare_device(device: str) -> None:
-    """Make ready to compute on a device; a SettingError where torch cannot do so here."""
+    """Make ready to compute on a device, a GPU without TF32 and in a fixed order; a SettingError where torch cannot."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        told = f"which torch cannot use here: {str(error).splitlines()[0]}"
-        raise SettingError(f"device is {device!r}, {told}") from None
-    if device == "cpu":
+        told = f"which torch cannot use here ({str(error).splitlines()[0]})"
+        raise SettingError(f"device is {device!r}, {told}: use cpu, or a torch for your GPU") from None
+    if torch.device(device).type == "cuda":
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    elif str(device) == "cpu":
         keep_freed_memory()
 
 

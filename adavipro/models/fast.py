@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from adavipro.where import MaskGenerator
 
-# Of F_c's output, so many bytes are at work at a time (on a CPU: what stays in the cache), and so many are kept.
+# Of F_c's output, parts of so many bytes are made at a time (on a CPU: what stays in the cache), with some times that
+# for their gradients; and so many bytes are kept (of a GPU's large parts few: it is fast to make them again).
 HIDDEN_BYTES, KEPT_BYTES = {"cpu": 7_000_000, "elsewhere": 256_000_000}, 160_000_000
 EPS = 1e-5  # beside the variance, as in torch's layer_norm
 
@@ -110,6 +111,7 @@ class _RegionLogits(torch.autograd.Function):
                 logits[part] = regions @ scaled.transpose(1, 2)
                 logits[part] -= (weights.sum(1) * (mean[part] * scale[part])).sum(2).unsqueeze(1)
                 kept += [hidden] if part.stop * image_bytes <= KEPT_BYTES else []
+                del hidden, regions  # before the next part is made
         ctx.save_for_backward(edges, weight, bias, policy, mean, scale, *kept)
         ctx.how = side, relu, standardise, parts
         return logits
@@ -160,4 +162,5 @@ class _RegionLogits(torch.autograd.Function):
                 for total_grad, more in zip(found, own, strict=True):
                     if total_grad is not None:
                         (total_grad[part] if total_grad is found[0] else total_grad).add_(more)
+                del hidden, regions, back, hidden_grad, ordered, own
         return *found, policy_grad.flatten(1), None, None, None

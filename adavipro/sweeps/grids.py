@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from filelock import FileLock
 
 from adavipro import experiment
 from adavipro.experiment import Experiment, preset
@@ -178,11 +179,14 @@ def sweep_table(grid: Grid, root: Path, out: Path | None = None, **how: Any) -> 
         out: results file to write; its rows of other cells are kept. It is read, and refused, before any run.
         how: as `runs.sweep` takes it.
     """
-    former = results.read(out) if out and out.exists() else None
+    if out and out.exists():
+        results.read(out)
     rows, errors = sweep_cells(grid.cells(), root, **how)
     rows = [{**row, "recipe": grid.recipe if grid.world == "paper" else ""} for row in rows]
     if out and rows:
-        write_rows(out, rows if former is None else joined(grid, rows, former))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{out}.lock"):  # another sweep may have written to it meanwhile
+            write_rows(out, joined(grid, rows, results.read(out)) if out.exists() else rows)
     return rows, errors
 
 

@@ -18,7 +18,10 @@ SECONDS = 60  # to wait for a kernel on a slow machine
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --no-proxy-server --disable-sync
     --disable-background-networking --disable-component-update""".split()
 # Kernels draw a quarter of each data set but digits: whether a control works does not hang on more.
-STARTUP = "from adavipro.datasets import embedded\nembedded.SIZES.update(train=500, val=150, test=100)\n"
+STARTUP = """from adavipro.datasets import embedded
+embedded.SIZES.update(train=500, val=150, test=100)
+embedded.drawn_sha256 = dict
+"""
 # Every cell is drawn, also those out of sight; nothing asks for news.
 LAB_SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},

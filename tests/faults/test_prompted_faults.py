@@ -175,7 +175,7 @@ def test_file_that_is_not_there_or_is_something_else_is_named(tmp_path, small_cl
 @pytest.mark.fault("a saved classifier that was tampered with, or is for another network")
 def test_clip_with_other_weights_is_refused(tmp_path, small_clip_folder):
     folder = shutil.copytree(small_clip_folder, tmp_path / "model")
-    run = adavipro.Experiment.of(model=f"local-dir:{folder}", dataset="letters")
+    run = adavipro.Experiment().changed(model=f"local-dir:{folder}", dataset="letters")
     frozen = models.load(run.network, ["letter a", "letter b"])
     method = adavipro.AdaViPro(adavipro.FramePrompt(56, 8))
     model = adavipro.PromptedClassifier(frozen, method, "vp", run.prompt, run.masks, run.network)
@@ -245,6 +245,9 @@ class Wrong(nn.Module):
         ({"train": [], "val": None}, "the data set is empty"),
         ({"train": TensorDataset(IMAGES[:1], LABELS[:1]), "val": None}, "train has one image, .*give val"),
         ({"train": [(to_pil_image(IMAGES[0]), 0)]}, "image 0 of the data set is of type Image: .*image_px=224"),
+        ({"train": Split(IMAGES, None, LABELS[:8])}, r"12 images have labels torch.int64 \(8,\): expected"),
+        ({"val": Split(IMAGES, None, LABELS.float())}, "12 images have labels torch.float32 .*an int64 label"),
+        ({"train": "nowhere", "image_px": 32, "epochs": 0}, "epochs is 0, but it must be at least 1"),
         ({"train": "nowhere"}, "images .*nowhere are of any size: .*image_px=224"),
         ({"train": "nowhere", "image_px": 32}, "there is no folder nowhere"),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(7, 3))}, "cannot take images of 32 x 32 px: mat1 and mat2"),

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import functools
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from adavipro.data import Split
+from adavipro.data import Split, sha256
 from adavipro.datasets.embedded import drawing, scenes
 from adavipro.datasets.embedded.vocabulary import DIGITS, LETTERS, SYMBOLS, TEXTURES
 from adavipro.io import cache_folder, data_folder, generator, write_atomically
@@ -86,7 +85,7 @@ def draw_split(name: str, split: str) -> Split:
         with contextlib.suppress(OSError):  # without a folder for it it is drawn each time
             (file := _file(name, split)).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, save({k: v for k, v in vars(drawn).items() if v is not None}))
-    elif len(drawn) >= 594:
+    elif expected is not None:
         told = f"{name}, {split}, is drawn here with other pictures than the shipped results are on"
         why = "fonts, Pillow or torch differ, and so may results, a little"
         warnings.warn(f"{told}: {why}", OtherPicturesWarning, stacklevel=2)
@@ -104,14 +103,6 @@ def _kept(name: str, split: str, expected: str | None) -> Split | None:
         kept = Split(**parts)
         return kept if len(kept) == Drawn(name).counts[split] and sha256(kept) == expected else None
     return None
-
-
-def sha256(split: Split) -> str:
-    """Hash of a split's images, labels and objects."""
-    content = hashlib.sha256()
-    for tensor in (split.images, split.labels, split.objects):
-        content.update(b"" if tensor is None else tensor.numpy().tobytes())
-    return content.hexdigest()
 
 
 @functools.cache
