@@ -1,7 +1,10 @@
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 TOP = Path(__file__).parent.parent
 spec = importlib.util.spec_from_file_location("fill", TOP / "docs" / "fill.py")
@@ -27,3 +30,18 @@ def test_a_table_out_of_date_would_be_found():
     )
     assert filled.endswith("|\n\n<!-- end -->\nb")
     assert fill.filled(filled) == filled
+
+
+def test_the_loop_in_the_questions_runs_and_learns(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (TOP / "docs" / "questions.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+        images = torch.randn(6, 3, 224, 224)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    space = {"network": network, "batches": [(images, labels)] * 12, "steps": 12}
+    exec(code, space)
+    before = nn.functional.cross_entropy(network(images), labels)
+    assert nn.functional.cross_entropy(space["scores"], labels) < before
+    assert (tmp_path / "method.pt").exists()
