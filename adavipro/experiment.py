@@ -226,7 +226,7 @@ def run(
 ) -> dict[str, Any]:
     """Train and report one experiment, or return its result where it is finished. Writes result.json last.
 
-    It has key, settings, split, versions and MEASURES. The test split is evaluated once, after validation has picked.
+    A result has key, settings, split, versions and MEASURES. The test split is evaluated once, after validation picked.
     Two processes that are asked for the same run do it once: the second waits, and reads the result.
 
     Args:

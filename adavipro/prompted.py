@@ -278,7 +278,8 @@ def fit(
         image_px: side of the images that the network takes; None: that of the first image of train.
         mean, std: of the images' normalisation; by default images in [0, 1] stay as they are.
         class_names: k names; None: those of the folder, or class 0, class 1 and so on.
-        folder: where checkpoints are saved, from which a call that was stopped goes on; None: nowhere.
+        folder: where checkpoints are saved, from which a call that was stopped goes on, and for which a second waits;
+            None: nowhere.
         watch: called after each epoch with the method and the metrics so far.
         settings: any setting of `Prompt`, `Masks` and `Recipe`. Frame and regions are by default those of the paper in
             share of the image (30 and 32 of 224 px).

@@ -38,10 +38,11 @@ def test_the_loop_in_the_questions_runs_and_learns(tmp_path, monkeypatch):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+        network[2].weight.data *= 20  # so that a prompt matters
         images = torch.randn(6, 3, 224, 224)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    space = {"network": network, "batches": [(images, labels)] * 12, "steps": 12}
-    exec(code, space)
+        labels = torch.tensor([0, 1, 2, 0, 1, 2])
+        space = {"network": network, "batches": [(images, labels)] * 12, "steps": 12}
+        exec(code, space)
     before = nn.functional.cross_entropy(network(images), labels)
-    assert nn.functional.cross_entropy(space["scores"], labels) < before
+    assert nn.functional.cross_entropy(space["scores"], labels) < 0.9 * before
     assert (tmp_path / "method.pt").exists()

@@ -26,8 +26,8 @@ class RandomMasks(nn.Module):
     """Each region on with the same probability, whatever the image shows: the control for a learned "where".
 
     It has no parameters. In training the decisions are drawn anew for each step. At inference an image's mask is drawn
-    by a hash of its normalised pixels: the same has the same mask, in any batch, and another image another. The share
-    of regions that are on lies between 0 and 1; those two are zero-shot and VP, which the settings refuse.
+    by a hash of its normalised pixels: the same pixels give the same mask, in any batch, others another. The share of
+    regions that are on lies between 0 and 1; those two are zero-shot and VP, which the settings refuse.
     """
 
     def __init__(self, image_px: int, region_px: int, share: float) -> None:

@@ -192,7 +192,7 @@ def explain_figure(
 
 @torch.no_grad()
 def architecture_figure(classifier: FrozenClassifier, method: AdaViPro, image: Tensor) -> Figure:
-    """An image, uint8 (3, h, w), through AdaViPro, tensor by tensor (Figure 3); heavy borders: by what learns."""
+    """An image, uint8 (3, h, w), through AdaViPro, tensor by tensor (Figure 3); heavy borders: made by what learns."""
     x = classifier.normalise(image[None].to(classifier.mean.device))
     assert isinstance(method.edges, EdgeDetector)
     edges, template, shown = method.edges(x), method.prompt(), method(x)

@@ -38,7 +38,7 @@ ABLATION_PANELS = {
     "standardise": "standardised channels",
 }
 SIZES = ("region_px", "generator_width")
-TICKS = {"True": "with", "False": "without", "None": "falls to 0.1", "0.98": "falls to 3.4"}
+TICKS = {"True": "with", "False": "without", "None": "falls to 0.1", "0.98": "0.98 an epoch"}
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -71,8 +71,8 @@ def _draw(axes: Axes, summary: pd.DataFrame, x: str = "prompt_px") -> None:
         elif len(points):
             halves = [estimate.half or 0 for estimate in points["estimate"]]
             axes.errorbar(points[x].astype(float), means, halves, capsize=2, **style)
-            if x == "prompt_px":
-                axes.set_xticks(points[x])
+    if x == "prompt_px":
+        axes.set_xticks(sorted(summary[x].dropna().unique()))
     plain(axes)
 
 

@@ -135,9 +135,8 @@ class LiveView:
     def __call__(self, method: AdaViPro, history: Sequence[dict[str, Any]]) -> None:
         """Record the masks of the method as it is, and redraw; a resumed run's last epochs are recorded anew."""
         known = [*self.masks[: len(history) - 1], method(self.normalised).decisions.cpu()]
-        self.masks = [known[0]] * (
-            len(history) - len(known)
-        ) + known  # of epochs that it did not see the first
+        missing = len(history) - len(known)  # epochs that it did not see: its first mask stands for them
+        self.masks = [known[0]] * missing + known
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, save({"masks": torch.stack(self.masks)}))
         self._redraw(history)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from adavipro.where import MaskGenerator
 
-# Of F_c's output, parts of so many bytes are made at a time (on a CPU: what stays in the cache), with some times that
-# for their gradients; and so many bytes are kept (of a GPU's large parts few: it is fast to make them again).
+# F_c's output is made in parts of so many bytes (on a CPU: what stays in the cache; gradients take some times that),
+# and so many bytes of it are kept (on a GPU few parts: making them again is fast).
 HIDDEN_BYTES, KEPT_BYTES = {"cpu": 7_000_000, "elsewhere": 256_000_000}, 160_000_000
 EPS = 1e-5  # beside the variance, as in torch's layer_norm
 
