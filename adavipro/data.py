@@ -36,7 +36,7 @@ def sha256(split: Split) -> str:
     """Hash of a split's images, labels and objects."""
     content = hashlib.sha256()
     for tensor in (split.images, split.labels, split.objects):
-        content.update(b"" if tensor is None else tensor.contiguous().numpy())
+        content.update(b"" if tensor is None else tensor.contiguous().numpy().data)
     return content.hexdigest()
 
 

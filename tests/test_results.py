@@ -184,6 +184,8 @@ def run_of(rows, row, world):
         changes["learning_rate"] = float(row["setting"].removeprefix("learning_rate="))
     if method == "random-masks":
         changes["random_share"] = share(rows, row)
+    if study == "shots":
+        changes["shots"] = int(value)
     if study in studies.VARIED:
         changes |= studies.changes(study, value)
     return experiment.preset(world, method, **changes)

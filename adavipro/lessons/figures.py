@@ -93,7 +93,9 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
         shared = axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words, sharey=shared)
         _draw(axes, summary[summary["dataset"] == name], x)
     figure.supylabel("test accuracy (%)", fontsize=10)
-    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    handles = {
+        str(line.get_label()): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]
+    }
     figure.legend(
         [*handles.values()], [*handles], frameon=False, ncols=len(handles), loc="outside lower center"
     )
