@@ -47,7 +47,7 @@ test: style ## Check style, then run all tests; types are one of them
 test-browser: $(INSTALLED) ## Try the explorers in a real JupyterLab; needs Chromium or Chrome
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
-test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: about 15 minutes; TRIALS=0.1 for a tenth of it
+test-faults: $(INSTALLED) ## Try every fault many times and write docs/faults.md: 15 to 25 minutes; TRIALS=0.1 for a tenth of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests --trials $(TRIALS) -n 2 --dist worksteal
 
 style: $(INSTALLED) ## Check style
