@@ -143,10 +143,11 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
     for axes in panels[len(titles) :]:
         axes.remove()
     for axes, (study, title) in zip(panels[: len(titles)], titles.items(), strict=True):
-        lines = ablation(rows, study).sort_values(study, key=pd.to_numeric if study in SIZES else None)
+        lines, own = ablation(rows, study), own_value(study)
+        lines = lines.sort_values(study, key=pd.to_numeric if study in SIZES else None)
         for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
-            mean, half = (0.0, 0.0) if value == own_value(study) else (difference.mean, difference.half or 0)
-            style = {"mfc": "none"} if value == own_value(study) else {}
+            mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)
+            style = {"mfc": "none"} if value == own else {}
             axes.errorbar(place, mean, half, fmt="o", capsize=3, color="#103a70", **style)
         axes.axhline(0, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(lines)), [TICKS.get(value, value) for value in lines[study]])

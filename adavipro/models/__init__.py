@@ -119,13 +119,13 @@ def tensors_sha256(network: nn.Module) -> str:
 def prepare_device(device: str) -> None:
     """Make ready to compute on a device, a GPU without TF32 and in a fixed order; a SettingError where torch cannot."""
     try:
-        torch.empty(0, device=device)
+        kind = torch.empty(0, device=device).device.type
     except (RuntimeError, AssertionError) as error:
         told = f"which torch cannot use here ({str(error).splitlines()[0]})"
         raise SettingError(f"device is {device!r}, {told}: use cpu, or a torch for your GPU") from None
-    if torch.device(device).type == "cuda":
+    if kind == "cuda":
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
-    elif str(device) == "cpu":
+    elif kind == "cpu":
         keep_freed_memory()
 
 
