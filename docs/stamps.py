@@ -16,30 +16,12 @@ FIRST = "00_start_here"  # the notebook that the README's badge opens
 WITH_PHOTOGRAPHS = ("10_your_images",)  # the notebooks that need the extra `photographs`
 MARKED = re.compile(r"(<!-- badges -->\n).*?(<!-- end badges -->\n)", re.DOTALL)
 SETUP = """\
-# On Colab this installs what is not there yet or does not fit, and never touches torch. Elsewhere it does nothing.
+# On Colab pip installs here what is missing or does not fit. It leaves torch alone: where that is older than {torch},
+# choose a newer runtime. Elsewhere this cell does nothing.
 import sys
-from importlib import metadata, util
 
-needed = {{
-    "adavipro": "adavipro @ git+{repository}@v{version}",
-    "open_clip": "{open_clip}",
-    "timm": "{timm}",
-    "ftfy": "ftfy",{more}
-}}
 if "google.colab" in sys.modules:
-    from packaging.requirements import Requirement
-    from torch import __version__ as torch_version
-
-    there, missing = {{found.name for found in metadata.distributions()}}, ""
-    for module, line in needed.items():
-        need, spec = Requirement(line), util.find_spec(module)
-        sound = spec and spec.origin and need.name in there  # a clone's folder has no origin
-        if not sound or metadata.version(need.name) not in need.specifier:
-            missing += f" '{{line}}'"
-    if missing:
-        %pip install -q --no-deps {{missing}}
-    if [int(part) for part in torch_version.split(".")[:2]] < {least}:
-        print(f"torch is {{torch_version}} here, but adavipro needs {torch} or newer: choose a newer runtime.")"""
+    %pip install -q --no-deps {needed}"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +43,9 @@ class Project:
 
     def setup(self, stem: str = FIRST) -> str:
         """The source of the cell that a notebook needs on Colab."""
-        least = [int(part) for part in self.torch.split(".")]
-        lines = self.photographs if stem in WITH_PHOTOGRAPHS else ()
-        more = "".join(f'\n    "{Requirement(line).name.replace("-", "_")}": "{line}",' for line in lines)
-        return SETUP.format(**vars(self), least=least, more=more)
+        lines = (f"adavipro @ git+{self.repository}@v{self.version}", self.open_clip, self.timm, "ftfy")
+        lines += self.photographs if stem in WITH_PHOTOGRAPHS else ()
+        return SETUP.format(torch=self.torch, needed=" ".join(f"'{line}'" for line in lines))
 
 
 def read_project(top: Path) -> Project:
