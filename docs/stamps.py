@@ -21,7 +21,7 @@ SETUP = """\
 import sys
 
 if "google.colab" in sys.modules:
-    %pip install -q --no-deps {needed}"""
+    {lines}"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Project:
 
     def setup(self, stem: str = FIRST) -> str:
         """The source of the cell that a notebook needs on Colab."""
-        lines = (f"adavipro @ git+{self.repository}@v{self.version}", self.open_clip, self.timm, "ftfy")
-        lines += self.photographs if stem in WITH_PHOTOGRAPHS else ()
-        return SETUP.format(torch=self.torch, needed=" ".join(f"'{line}'" for line in lines))
+        own = f"adavipro @ git+{self.repository}@v{self.version}"
+        more = self.photographs if stem in WITH_PHOTOGRAPHS else ()
+        needed = [(own,), (self.open_clip, self.timm, "ftfy"), more]
+        lines = (" ".join(("%pip install -q --no-deps", *map(repr, some))) for some in needed if some)
+        return SETUP.format(torch=self.torch, lines="\n    ".join(lines))
 
 
 def read_project(top: Path) -> Project:
