@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from scipy import stats
 
 from adavipro import datasets, experiment
@@ -35,6 +36,16 @@ def test_an_estimate_is_printed_once_rounded_and_one_value_has_no_interval():
     assert str(estimate([12.2])) == "12.2"
     assert str(estimate([float("nan"), 59.17], places=2)) == "59.17"
     assert str(estimate([])) == ""
+
+
+def test_a_results_file_is_filled_by_one_process_at_a_time(tmp_path):
+    out = tmp_path / "rows.csv"
+    with (
+        FileLock(f"{out}.lock"),
+        pytest.raises(SystemExit, match=r"another process is filling .*rows\.csv: wait"),
+    ):
+        shipped.main(["widths", "--out", str(out), "--root", str(tmp_path)])
+    assert not out.exists()
 
 
 # --- Reading --------------------------------------------------------------------------------------------------------

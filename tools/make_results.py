@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from adavipro import datasets, experiment
@@ -308,6 +309,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == "epochs":
         write_rows(args.out, gather_epochs(args.out, args.root))
         return
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{args.out}.lock", timeout=0):
+            _fill(args)
+    except Timeout:
+        told = "wait until it ends, or give another --out"
+        raise SystemExit(f"another process is filling {args.out}: {told}") from None
+
+
+def _fill(args: argparse.Namespace) -> None:
+    """Make what the command line asks for, while no other process writes to its file."""
     book = Results(args.out, args.root / ("tune" if args.what in ("tune", "widths") else ""), args.workers)
     if args.what == "tune":
         search(book, args.method, args.world)
