@@ -15,7 +15,10 @@ from adavipro.lessons import figures
 from adavipro.report import results
 
 DOCS = Path(__file__).parent
-PAGES = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in ("effects", "why", "choices", "photographs"))]
+PAGES = [
+    DOCS.parent / "README.md",
+    *(DOCS / f"{name}.md" for name in ("effects", "why", "choices", "photographs")),
+]
 FIGURES = {
     "accuracy": figures.accuracy_figure, "masks": figures.masks_figure, "ablations": figures.ablations_figure,
     "photographs": figures.accuracy_figure,

@@ -85,13 +85,13 @@ def plain(axes: Axes) -> None:
 def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
     """Accuracy against a column of a summary, a panel for their mean, where it is known, and for each data set."""
     names = sorted(summary["dataset"].unique(), key=lambda name: (name != MEAN, name))
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
+    rows, columns = -(-len(names) // 3), min(3, len(names))
     figure = Figure(figsize=(0.8 + 3.1 * columns, 0.4 + 2.8 * rows), layout="constrained")
     shared = None
     for place, name in enumerate(names, 1):
         shared = axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words, sharey=shared)
         _draw(axes, summary[summary["dataset"] == name], x)
+    axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]))  # an interval may reach beyond
     figure.supylabel("test accuracy (%)", fontsize=10)
     handles = {
         str(line.get_label()): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]
