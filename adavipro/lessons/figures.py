@@ -91,7 +91,7 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
     for place, name in enumerate(names, 1):
         shared = axes = figure.add_subplot(rows, columns, place, title=name, xlabel=words, sharey=shared)
         _draw(axes, summary[summary["dataset"] == name], x)
-    axes.set_ylim(max(0, axes.get_ylim()[0]), min(100, axes.get_ylim()[1]))  # an interval may reach beyond
+    axes.set_ylim(max(0, axes.get_ylim()[0]), min(102, axes.get_ylim()[1]))  # an interval may reach beyond
     figure.supylabel("test accuracy (%)", fontsize=10)
     handles = {
         str(line.get_label()): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]
