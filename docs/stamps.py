@@ -16,8 +16,8 @@ FIRST = "00_start_here"  # the notebook that the README's badge opens
 WITH_PHOTOGRAPHS = ("10_your_images",)  # the notebooks that need the extra `photographs`
 MARKED = re.compile(r"(<!-- badges -->\n).*?(<!-- end badges -->\n)", re.DOTALL)
 SETUP = """\
-# On Colab pip installs here what is missing or does not fit. It leaves torch alone: where that is older than {torch},
-# choose a newer runtime. Elsewhere this cell does nothing.
+# On Colab pip fetches this release, and what else is missing or does not fit. It leaves torch alone: where that is
+# older than {torch}, choose a newer runtime. Elsewhere this cell does nothing.
 import sys
 
 if "google.colab" in sys.modules:

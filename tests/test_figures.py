@@ -37,6 +37,15 @@ def lines_of(axes):
     return {bars.get_label(): bars[0] for bars in axes.containers}
 
 
+def test_accuracy_ends_at_100_where_an_interval_reaches_beyond(rows):
+    few = rows[rows["method"] == "vp"].groupby("dataset").head(2)
+    spread = few.assign(test_accuracy=[0.4, 0.9] * (len(few) // 2))  # of two seeds: ± 318 points
+    spread = spread.assign(prompt_px=8, seed=[0, 1] * (len(few) // 2))
+    low, high = figures.accuracy_figure(spread).axes[0].get_ylim()
+    assert low == 0
+    assert 100 <= high < 105
+
+
 def test_accuracy_figure_has_a_panel_a_data_set_and_one_for_their_mean_with_intervals(rows):
     figure = figures.accuracy_figure(rows)
     assert [axes.get_title() for axes in figure.axes] == ["mean", "digits", "letters"]

@@ -41,7 +41,7 @@ def test_this_environment_is_in_order(installed):
     [
         ("torch", "2.9.1", "torch is 2.9.1, needed >=2.10: pip install 'torch>=2.10'"),
         ("tqdm", None, "tqdm is missing, needed >=4.64: pip install 'tqdm>=4.64'"),
-        ("timm", "0.6.13", "timm is 0.6.13, needed >=1.0.9: pip install 'timm>=1.0.9'"),
+        ("timm", "0.6.13", "timm is 0.6.13, needed >=1.0.17: pip install 'timm>=1.0.17'"),
         ("pillow", "9.5.0", "pillow is 9.5.0, needed >=10.1: pip install 'pillow>=10.1'"),
     ],
 )

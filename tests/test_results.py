@@ -38,14 +38,19 @@ def test_an_estimate_is_printed_once_rounded_and_one_value_has_no_interval():
     assert str(estimate([])) == ""
 
 
-def test_a_results_file_is_filled_by_one_process_at_a_time(tmp_path):
-    out = tmp_path / "rows.csv"
+@pytest.mark.parametrize("what", ["widths", "epochs"])
+def test_a_results_file_is_filled_by_one_process_at_a_time(tmp_path, monkeypatch, what):
+    out, filled = tmp_path / "rows.csv", []
+    monkeypatch.setattr(shipped, "_fill", filled.append)
+    command = [what, "--out", str(out), "--root", str(tmp_path)]
     with (
         FileLock(f"{out}.lock"),
         pytest.raises(SystemExit, match=r"another process is filling .*rows\.csv: wait"),
     ):
-        shipped.main(["widths", "--out", str(out), "--root", str(tmp_path)])
-    assert not out.exists()
+        shipped.main(command)
+    assert filled == []
+    shipped.main(command)
+    assert len(filled) == 1
 
 
 # --- Reading --------------------------------------------------------------------------------------------------------

@@ -306,9 +306,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--world", choices=("embedded", "photographs"), default="embedded", help="of tune")
     parser.add_argument("--method", choices=tuple(SEARCH), help="of tune")
     args = parser.parse_args(argv)
-    if args.what == "epochs":
-        write_rows(args.out, gather_epochs(args.out, args.root))
-        return
     args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{args.out}.lock", timeout=0):
@@ -320,6 +317,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _fill(args: argparse.Namespace) -> None:
     """Make what the command line asks for, while no other process writes to its file."""
+    if args.what == "epochs":
+        write_rows(args.out, gather_epochs(args.out, args.root))
+        return
     book = Results(args.out, args.root / ("tune" if args.what in ("tune", "widths") else ""), args.workers)
     if args.what == "tune":
         search(book, args.method, args.world)
