@@ -38,9 +38,9 @@ def lines_of(axes):
 
 
 def test_accuracy_ends_at_100_where_an_interval_reaches_beyond(rows):
-    few = rows[rows["method"] == "vp"].groupby("dataset").head(2)
-    spread = few.assign(test_accuracy=[0.4, 0.9] * (len(few) // 2))  # of two seeds: ± 318 points
-    spread = spread.assign(prompt_px=8, seed=[0, 1] * (len(few) // 2))
+    two = rows[rows["method"] == "vp"].groupby("dataset").head(2)
+    sets = len(two) // 2
+    spread = two.assign(prompt_px=8, seed=[0, 1] * sets, test_accuracy=[0.4, 0.9] * sets)  # ± 318 points
     low, high = figures.accuracy_figure(spread).axes[0].get_ylim()
     assert low == 0
     assert 100 <= high < 105

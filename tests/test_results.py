@@ -49,6 +49,7 @@ def test_a_results_file_is_filled_by_one_process_at_a_time(tmp_path, monkeypatch
     ):
         shipped.main(command)
     assert filled == []
+    assert not out.exists()
     shipped.main(command)
     assert len(filled) == 1
 
