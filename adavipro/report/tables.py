@@ -103,10 +103,11 @@ def by_width(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_shots(rows: pd.DataFrame) -> pd.DataFrame:
-    """Photographs: every method at the frame of 30 px with few training images a class, and with all of them."""
-    main = of_studies(rows, "main")
-    parts = {f"{value} shots": own for value, own in of_studies(rows, "shots").groupby("value", sort=False)}
-    parts["all images"] = main[main["prompt_px"].fillna(SHOTS_PX) == SHOTS_PX]
+    """Photographs: methods at the frame of 30 px with few training images a class, and with all of them."""
+    main, few = of_studies(rows, "main"), of_studies(rows, "shots")
+    parts = {f"{value} shots": own for value, own in few.groupby("value", sort=False)}
+    beside = main["method"].isin(few["method"]) & (main["prompt_px"].fillna(SHOTS_PX) == SHOTS_PX)
+    parts["all images"] = main[beside]
     told = pd.concat([summarise(own).assign(shots=name) for name, own in parts.items()])
     return _wide(told, "shots")[list(parts)].reset_index()
 
