@@ -71,6 +71,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "name another one, as in 'make $(or $(MAKECMDGOALS),test) PYTHON=python3.12'." >&2; exit 1; }
 	@echo "Installing into .venv: some minutes, about 6 GB on Linux."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,paper,photographs,docs,dev]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[notebooks,sweeps,photographs,docs,dev]'
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true # on all cores; pip does it on one
 	@touch $@

@@ -34,7 +34,7 @@ def test_environment_lists_what_pyproject_lists():
     from_conda = [entry for entry in environment if isinstance(entry, str)]
     (from_pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
     assert from_pip[-1] == "-e ."
-    extras = [*EXTRAS["notebooks"], *EXTRAS["sweeps"], *EXTRAS["paper"], *EXTRAS["photographs"]]
+    extras = [*EXTRAS["notebooks"], *EXTRAS["sweeps"], *EXTRAS["photographs"]]
     expected = [f"python{PROJECT['requires-python']}", "pip", *PROJECT["dependencies"], *extras]
     assert parsed(from_conda + from_pip[:-1]) == parsed(expected)
 

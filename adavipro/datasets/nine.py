@@ -9,7 +9,7 @@ import contextlib
 import errno
 import glob
 import hashlib
-import importlib.util
+import importlib
 import itertools
 import json
 import os
@@ -196,8 +196,6 @@ def find(name: str) -> Nine:
             rows = _deal(rows, [f"{name}-{own}" for own in names], spec)
         way_out = wrong + own_split
         rows = rows if name.startswith("cifar") else _on_disk(images, rows)
-    except ImportError as error:
-        raise SettingError(f"dataset is {name!r}, but {error}") from None
     except (OSError, ValueError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         if isinstance(error, FileNotFoundError):
@@ -324,8 +322,6 @@ def _cifar(name: str, home: Path) -> tuple[Any, dict[str, list[tuple[Any, str]]]
 
 def _torchvision(name: str) -> Any:
     """The class of torchvision that fetches and reads a data set."""
-    if name == "flowers102" and not importlib.util.find_spec("scipy"):
-        raise ImportError("its lists need SciPy: pip install 'adavipro[paper]'")
     return getattr(importlib.import_module("torchvision.datasets"), SPECS[name].kind)
 
 

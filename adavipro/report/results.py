@@ -1,7 +1,6 @@
 """Results as data frames: read by type or refused, and summarised with confidence intervals."""
 
 import csv
-import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from adavipro.io import data_folder
 from adavipro.recipe import SettingError
@@ -52,20 +52,8 @@ def estimate(values: Iterable[float], places: int = 1) -> Estimate:
     """Mean and 95 % confidence interval (Student's t) of the values that are not missing."""
     values = [float(value) for value in values if not pd.isna(value)]
     n, mean = len(values), statistics.fmean(values) if values else math.nan
-    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else None
+    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n) if n > 1 else None
     return Estimate(mean, half, places)
-
-
-@functools.cache
-def t_quantile(freedom: int) -> float:
-    """97.5 % quantile of Student's t.
-
-    t = sqrt(freedom) tan(angle), where the angle has density cos(angle)^(freedom - 1): 95 % of it from 0 is summed up.
-    """
-    angle = np.linspace(0, np.pi / 2, 100_001)
-    density = np.cos(angle) ** (freedom - 1)
-    below = np.cumsum(density[1:] + density[:-1])
-    return math.sqrt(freedom) * math.tan(np.interp(0.95, below / below[-1], angle[1:]))
 
 
 def read_table(path: Path, needed: Sequence[str], kinds: Mapping[str, str] = KINDS) -> pd.DataFrame:
