@@ -94,7 +94,7 @@ class AdaViPro(nn.Module):
         logits = self.region_logits(images) if decisions is None else None
         if logits is not None:
             decisions = self.masks.decide(logits, temperature, generator)
-        elif decisions is None:
+        elif decisions is None:  # VP: the template everywhere, as one region
             decisions = images.new_ones(len(images), 1, 1, 1)
         b, r, side = len(images), decisions.shape[-1], images.shape[-1]
         if tuple(decisions.shape) != (b, 1, r, r) or side % r:

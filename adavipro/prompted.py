@@ -292,7 +292,8 @@ def fit(
     if method not in PROMPTS:
         raise SettingError(f"method is {method!r}, but it must be one of: {', '.join(PROMPTS)}")
     check_names(settings, [f.name for kind in (Prompt, Masks, Recipe) for f in fields(kind)])
-    picked(Prompt, settings), picked(Recipe, settings)  # what is wrong is told before images are read
+    for kind in (Prompt, Recipe):
+        picked(kind, settings)  # refuses what is wrong, before images are read
     check_where(method, picked(Masks, settings))
     if isinstance(network, FrozenClassifier):
         image_px, class_names = network.image_px, network.class_names

@@ -67,31 +67,32 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     temperature: float,
-    noise: torch.Generator,
-    where: str,
+    random: torch.Generator,
+    step: str,
 ) -> tuple[float, int]:
     """Prompt, classify, and step once. Returns the mean loss and the number of images that were right.
 
     Args:
         images: normalised, (b, 3, h, w).
         labels: (b,).
-        noise: source of this step's Gumbel noise.
-        where: names the step and its images in the error.
+        random: source of this step's Gumbel noise.
+        step: what an error calls it.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
     """
-    logits = classifier(method(images, temperature, noise).images)
+    logits = classifier(method(images, temperature, random).images)
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
     loss.backward()
-    finite = {"loss": loss.detach()}
-    finite |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
-    told = [*(v.isfinite().all() for v in finite.values()), loss.detach(), (logits.argmax(1) == labels).sum()]
-    *sound, mean, right = torch.stack([v.float() for v in told]).tolist()  # the one wait for the device
-    for name, is_sound in zip(finite, sound, strict=True):
-        if not is_sound:
-            raise TrainingDiverged(f"the {name} is not finite at {where}: lower the learning rates")
+    checked = {"loss": loss.detach()}
+    checked |= {f"gradient of {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
+    facts = [value.isfinite().all() for value in checked.values()]
+    facts += [loss.detach(), (logits.argmax(1) == labels).sum()]
+    *finite, mean, right = torch.stack([fact.float() for fact in facts]).tolist()  # waits once for the device
+    for name, is_finite in zip(checked, finite, strict=True):
+        if not is_finite:
+            raise TrainingDiverged(f"the {name} is not finite at {step}: lower the learning rates")
     optimizer.step()
     return mean, int(right)
 
@@ -146,9 +147,9 @@ def train(
             for index, images, labels, _ in batches(train_split, classifier, order.split(recipe.batch_size)):
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
-                noise = generator(seed, "gumbel", state.step)
-                where = f"step {state.step} (epoch {epoch + 1}, images {index.tolist()})"
-                loss, right = train_step(classifier, method, optimizer, images, labels, tau, noise, where)
+                random = generator(seed, "gumbel", state.step)
+                step = f"step {state.step} (epoch {epoch + 1}, images {index.tolist()})"
+                loss, right = train_step(classifier, method, optimizer, images, labels, tau, random, step)
                 loss_sum, right_sum = loss_sum + loss * len(index), right_sum + right
                 state.step += 1
                 bar.update()
