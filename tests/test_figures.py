@@ -84,15 +84,21 @@ def test_ablations_figure_shows_differences_with_their_intervals_and_the_recipe_
     for axes, study in zip(figure.axes, figures.ABLATION_PANELS, strict=True):
         table, own = tables.ablation(rows, study), studies.own_value(study)
         table = table.sort_values(study, key=pd.to_numeric if table[study].str.isdecimal().all() else None)
-        told = [figures.TICKS.get(value, value) for value in table[study]]
+        told = [figures.TICKS.get(value, value) for value in dict.fromkeys(table[study])]
         assert [label.get_text() for label in axes.get_xticklabels()] == told
-        for bar, value, difference in zip(axes.containers, table[study], table["difference"], strict=True):
-            point, caps, _ = bar
-            low, high = (cap.get_ydata()[0] for cap in caps)
-            mean, half = (0, 0) if value == own else (difference.mean, difference.half)
-            assert list(point.get_ydata()) == [pytest.approx(mean)]
-            assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
-            assert (point.get_markerfacecolor() == "none") == (value == own)
+        others = table[table[study] != own].groupby("frame (px)")
+        for bar, (px, part) in zip(axes.containers, others, strict=True):
+            points, (low, high), _ = bar
+            means, halves = zip(*(e[:2] for e in part["difference"]), strict=True)
+            assert bar.get_label() == f"frame of {px} px"
+            assert [told[round(x)] for x in points.get_xdata()] == [
+                figures.TICKS.get(v, v) for v in part[study]
+            ]
+            assert points.get_ydata() == pytest.approx(means)
+            assert (high.get_ydata() - low.get_ydata()) / 2 == pytest.approx(halves)
+        (recipe,) = (line for line in axes.lines if line.get_markerfacecolor() == "none")
+        assert [told[round(x)] for x in recipe.get_xdata()] == [figures.TICKS.get(own, own)]
+        assert recipe.get_ydata() == [0]
 
 
 def test_price_figure_stands_every_method_at_what_it_learns():

@@ -34,7 +34,7 @@ def test_ablations(tmp_path, runs):
 def test_is_it_real(tmp_path, runs):
     numbers = smallest_run("09_is_it_real", tmp_path, runs)
     assert numbers["true_masks"] > numbers["vp"] + 0.05  # an epoch of twenty, at full cover
-    assert numbers["lead_20"] == pytest.approx(7.0, abs=0.2)  # of the shipped results
+    assert numbers["lead_20"] == pytest.approx(7.8, abs=0.1)  # of the shipped results
 
 
 def test_your_images(tmp_path, runs):

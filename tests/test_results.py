@@ -172,15 +172,19 @@ def test_the_main_grid_has_all_seeds_for_every_data_set_method_and_width():
     assert len(cells) == 2 * len(embedded.CLASS_NAMES) * len(studies.FRAMES_PX)
 
 
-def test_an_ablation_has_every_other_value_with_the_same_runs():
+def test_a_study_has_every_other_value_with_the_same_runs():
     rows = results.read()
-    for study in studies.ABLATIONS:
-        values = studies.VARIED[study]
-        found = results.of_studies(rows, study).groupby("value")[["dataset", "seed"]].agg(list)
-        assert set(found.index) == {*values} - {studies.own_value(study)}
-        for cells in found.itertuples(index=False):
-            runs = set(zip(cells.dataset, cells.seed, strict=True))
-            assert runs == set(itertools.product(embedded.CLASS_NAMES, studies.ABLATION_SEEDS))
+    for study in (*studies.ABLATIONS, "training"):
+        both = study == "training"
+        widths, methods = (
+            (studies.ENDS_PX, ("vp", "adavipro")) if both else ([studies.FULL_PX], ("adavipro",))
+        )
+        places = embedded.CLASS_NAMES, widths, studies.ABLATION_SEEDS
+        for value in {*studies.VARIED[study]} - {studies.own_value(study)}:
+            found = results.of_studies(rows, study)
+            found = found[found["value"] == value]
+            cells = found[["method", "dataset", "prompt_px", "seed"]].itertuples(index=False, name=None)
+            assert Counter(cells) == Counter(itertools.product(methods, *places))
 
 
 def share(rows, row):

@@ -217,7 +217,7 @@ def runs_of(study: str) -> list[Cell]:
     if study in studies.ABLATIONS:
         own = cells(["adavipro"], [studies.FULL_PX], studies.ABLATION_SEEDS)
     else:
-        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.TRAINING_SEEDS)
+        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.ABLATION_SEEDS)
     return [
         Cell({**label, "value": text}, run.changed(**change))
         for text, change in studies.VARIED[study].items()

@@ -38,6 +38,10 @@ ABLATION_PANELS = {
     "standardise": "standardised channels",
 }
 SIZES = ("region_px", "generator_width")
+FRAMES: dict[bool, dict[str, Any]] = {  # by whether it is the narrower
+    True: {"linestyle": "", "marker": "s", "color": "#d08a00", "capsize": 3},
+    False: {"linestyle": "", "marker": "o", "color": "#103a70", "capsize": 3},
+}
 TICKS = {"True": "with", "False": "without", "None": "falls to 0.1", "0.98": "0.98 an epoch"}
 
 
@@ -134,7 +138,7 @@ def masks_figure(rows: pd.DataFrame) -> Figure:
 
 
 def ablations_figure(rows: pd.DataFrame) -> Figure:
-    """Each ablation: difference from the recipe's own value, on the mean, with its 95 % interval over pairs of runs."""
+    """Each ablation at each width: mean difference from the recipe's own value, with 95 % intervals over pairs."""
     titles = {study: title for study, title in ABLATION_PANELS.items() if len(of_studies(rows, study))}
     columns = max(1, min(4, len(titles)))
     rows_of_panels = -(-len(titles) // columns)
@@ -145,14 +149,22 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
     for axes, (study, title) in zip(panels[: len(titles)], titles.items(), strict=True):
         lines, own = ablation(rows, study), own_value(study)
         lines = lines.sort_values(study, key=pd.to_numeric if study in SIZES else None)
-        for place, (value, difference) in enumerate(zip(lines[study], lines["difference"], strict=True)):
-            mean, half = (0.0, 0.0) if value == own else (difference.mean, difference.half or 0)
-            style = {"mfc": "none"} if value == own else {}
-            axes.errorbar(place, mean, half, fmt="o", capsize=3, color="#103a70", **style)
+        values = [*dict.fromkeys(lines[study])]
+        changed = lines[lines[study] != own]
+        for px, part in changed.groupby("frame (px)"):
+            narrow = px < changed["frame (px)"].max()
+            places = [values.index(value) - 0.2 * narrow for value in part[study]]
+            means, halves = ([e[i] or 0 for e in part["difference"]] for i in (0, 1))
+            axes.errorbar(places, means, halves, label=f"frame of {px} px", **FRAMES[narrow])
+        axes.plot(values.index(own), 0, "o", color="0.3", mfc="none")
         axes.axhline(0, color="0.5", linewidth=0.8)
-        axes.set_xticks(range(len(lines)), [TICKS.get(value, value) for value in lines[study]])
-        axes.set_xlim(-0.5, len(lines) - 0.5)
+        axes.set_xticks(range(len(values)), [TICKS.get(value, value) for value in values])
+        axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_title(title, fontsize=9)
         plain(axes)
+    if titles:
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center"
+        )
     figure.supylabel("points against the recipe (o)", fontsize=10)
     return figure
