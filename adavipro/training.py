@@ -67,21 +67,21 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     temperature: float,
-    random: torch.Generator,
-    step: str,
+    noise: torch.Generator,
+    place: str,
 ) -> tuple[float, int]:
     """Prompt, classify, and step once. Returns the mean loss and the number of images that were right.
 
     Args:
         images: normalised, (b, 3, h, w).
         labels: (b,).
-        random: source of this step's Gumbel noise.
-        step: what an error calls it.
+        noise: source of this step's Gumbel noise.
+        place: names the step and its images in an error.
 
     Raises:
         TrainingDiverged: before the optimiser steps, if the loss or a gradient is not finite.
     """
-    logits = classifier(method(images, temperature, random).images)
+    logits = classifier(method(images, temperature, noise).images)
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
     loss.backward()
@@ -92,7 +92,7 @@ def train_step(
     *finite, mean, right = torch.stack([fact.float() for fact in facts]).tolist()  # waits once for the device
     for name, is_finite in zip(checked, finite, strict=True):
         if not is_finite:
-            raise TrainingDiverged(f"the {name} is not finite at {step}: lower the learning rates")
+            raise TrainingDiverged(f"the {name} is not finite at {place}: lower the learning rates")
     optimizer.step()
     return mean, int(right)
 
@@ -147,9 +147,9 @@ def train(
             for index, images, labels, _ in batches(train_split, classifier, order.split(recipe.batch_size)):
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * learning_rate_factor(state.step, total_steps, warmup)
-                random = generator(seed, "gumbel", state.step)
-                step = f"step {state.step} (epoch {epoch + 1}, images {index.tolist()})"
-                loss, right = train_step(classifier, method, optimizer, images, labels, tau, random, step)
+                noise = generator(seed, "gumbel", state.step)
+                place = f"step {state.step} (epoch {epoch + 1}, images {index.tolist()})"
+                loss, right = train_step(classifier, method, optimizer, images, labels, tau, noise, place)
                 loss_sum, right_sum = loss_sum + loss * len(index), right_sum + right
                 state.step += 1
                 bar.update()

@@ -256,7 +256,7 @@ def test_few_images_are_shown_as_often_as_many_are():
     assert preset("photographs", "vp", shots=4, epochs=7).recipe.epochs == 7
 
 
-def test_a_grid_of_shots_runs_every_method_for_each_seed():
+def test_a_grid_of_shots_runs_each_of_its_methods_for_each_seed():
     grid = grids.read(grids.TABLES / "photographs_shots.yaml")
     cells = [cell for cell in grid.cells() if cell.run.dataset == "solar-cells"]
     assert len(cells) == 4 * 3 * 2

@@ -38,10 +38,6 @@ ABLATION_PANELS = {
     "standardise": "standardised channels",
 }
 SIZES = ("region_px", "generator_width")
-FRAMES: dict[bool, dict[str, Any]] = {  # by whether it is the narrower
-    True: {"linestyle": "", "marker": "s", "color": "#d08a00", "capsize": 3},
-    False: {"linestyle": "", "marker": "o", "color": "#103a70", "capsize": 3},
-}
 TICKS = {"True": "with", "False": "without", "None": "falls to 0.1", "0.98": "0.98 an epoch"}
 
 
@@ -97,13 +93,18 @@ def _by_dataset(summary: pd.DataFrame, x: str, words: str) -> Figure:
         _draw(axes, summary[summary["dataset"] == name], x)
     axes.set_ylim(max(0, axes.get_ylim()[0]), min(102, axes.get_ylim()[1]))  # an interval may reach beyond
     figure.supylabel("test accuracy (%)", fontsize=10)
+    _add_legend(figure)
+    return figure
+
+
+def _add_legend(figure: Figure) -> None:
+    """One legend for all panels, under them."""
     handles = {
         str(line.get_label()): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]
     }
     figure.legend(
-        [*handles.values()], [*handles], frameon=False, ncols=len(handles), loc="outside lower center"
+        [*handles.values()], [*handles], frameon=False, ncols=max(1, len(handles)), loc="outside lower center"
     )
-    return figure
 
 
 def accuracy_figure(rows: pd.DataFrame) -> Figure:
@@ -150,21 +151,19 @@ def ablations_figure(rows: pd.DataFrame) -> Figure:
         lines, own = ablation(rows, study), own_value(study)
         lines = lines.sort_values(study, key=pd.to_numeric if study in SIZES else None)
         values = [*dict.fromkeys(lines[study])]
-        changed = lines[lines[study] != own]
-        for px, part in changed.groupby("frame (px)"):
-            narrow = px < changed["frame (px)"].max()
-            places = [values.index(value) - 0.2 * narrow for value in part[study]]
-            means, halves = ([e[i] or 0 for e in part["difference"]] for i in (0, 1))
-            axes.errorbar(places, means, halves, label=f"frame of {px} px", **FRAMES[narrow])
-        axes.plot(values.index(own), 0, "o", color="0.3", mfc="none")
+        for px, part in lines[lines[study] != own].groupby("frame (px)"):
+            widest = px == lines["frame (px)"].max()
+            places = [values.index(value) + (0.1 if widest else -0.1) for value in part[study]]
+            means, halves = [e.mean for e in part["difference"]], [e.half or 0 for e in part["difference"]]
+            style = {"fmt": "o", "color": "#103a70"} if widest else {"fmt": "s", "color": "#7fb3d5"}
+            axes.errorbar(places, means, halves, label=f"frame of {px} px", capsize=3, **style)
+        recipe = [place for place, value in enumerate(values) if value == own]
+        axes.plot(recipe, [0] * len(recipe), "o", color="0.3", mfc="none")
         axes.axhline(0, color="0.5", linewidth=0.8)
         axes.set_xticks(range(len(values)), [TICKS.get(value, value) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_title(title, fontsize=9)
         plain(axes)
-    if titles:
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), frameon=False, ncols=2, loc="outside lower center"
-        )
+    _add_legend(figure)
     figure.supylabel("points against the recipe (o)", fontsize=10)
     return figure

@@ -105,6 +105,8 @@ def by_width(rows: pd.DataFrame) -> pd.DataFrame:
 def by_shots(rows: pd.DataFrame) -> pd.DataFrame:
     """Photographs: methods at the frame of 30 px with few training images a class, and with all of them."""
     main, few = of_studies(rows, "main"), of_studies(rows, "shots")
+    if few.empty:
+        return few
     parts = {f"{value} shots": own for value, own in few.groupby("value", sort=False)}
     beside = main["method"].isin(few["method"]) & (main["prompt_px"].fillna(SHOTS_PX) == SHOTS_PX)
     parts["all images"] = main[beside]
