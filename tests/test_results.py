@@ -175,16 +175,13 @@ def test_the_main_grid_has_all_seeds_for_every_data_set_method_and_width():
 def test_a_study_has_every_other_value_with_the_same_runs():
     rows = results.read()
     for study in (*studies.ABLATIONS, "training"):
-        both = study == "training"
-        widths, methods = (
-            (studies.ENDS_PX, ("vp", "adavipro")) if both else ([studies.FULL_PX], ("adavipro",))
-        )
-        places = embedded.CLASS_NAMES, widths, studies.ABLATION_SEEDS
-        for value in {*studies.VARIED[study]} - {studies.own_value(study)}:
-            found = results.of_studies(rows, study)
-            found = found[found["value"] == value]
-            cells = found[["method", "dataset", "prompt_px", "seed"]].itertuples(index=False, name=None)
-            assert Counter(cells) == Counter(itertools.product(methods, *places))
+        found = results.of_studies(rows, study)
+        methods = ["adavipro"] if study in studies.ABLATIONS else ["vp", "adavipro"]
+        widths = [studies.FULL_PX] if study in studies.OURS else studies.ENDS_PX
+        names, seeds = embedded.CLASS_NAMES, studies.ABLATION_SEEDS
+        values = {*studies.VARIED[study]} - {studies.own_value(study)}
+        cells = found[["value", "method", "dataset", "prompt_px", "seed"]].itertuples(index=False, name=None)
+        assert Counter(cells) == Counter(itertools.product(values, methods, names, widths, seeds))
 
 
 def share(rows, row):

@@ -214,10 +214,9 @@ def runs_of(study: str) -> list[Cell]:
         return cells(["zero-shot", "vp", "adavipro"], WIDTHS, studies.REPORT_SEEDS)
     if study == "tuned":
         return tuned_runs()
-    if study in studies.ABLATIONS:
-        own = cells(["adavipro"], [studies.FULL_PX], studies.ABLATION_SEEDS)
-    else:
-        own = cells(["vp", "adavipro"], studies.ENDS_PX, studies.ABLATION_SEEDS)
+    methods = ["adavipro"] if study in studies.ABLATIONS else ["vp", "adavipro"]
+    widths = [studies.FULL_PX] if study in studies.OURS else studies.ENDS_PX
+    own = cells(methods, widths, studies.ABLATION_SEEDS)
     return [
         Cell({**label, "value": text}, run.changed(**change))
         for text, change in studies.VARIED[study].items()
