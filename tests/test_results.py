@@ -20,8 +20,8 @@ TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP / "tools"))
 shipped = importlib.import_module("make_results")
 
-SHIPPED = results.EMBEDDED.read_text()
-HEADER, *LINES = SHIPPED.splitlines()
+HEADER, *LINES = results.EMBEDDED.read_text().splitlines()
+SHIPPED = "\n".join([HEADER, *LINES[:60]])  # enough of it to be damaged
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 12, 20, 21, 100])
